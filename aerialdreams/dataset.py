@@ -1,0 +1,82 @@
+"""The captioned dataset: Parquet shards that Hugging Face `datasets` reads as they are."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from aerialdreams.errors import UserError
+from aerialdreams.patches import resize_image, resize_mask
+
+DATASET = Path("data/dataset")
+
+
+class Patch(NamedTuple):
+    """One row of the dataset."""
+
+    patch_id: str
+    image: NDArray[np.uint8]  # RGB, (512, 512, 3)
+    mask: NDArray[np.uint8]  # class ids, (512, 512)
+    caption: str
+
+
+class Split(NamedTuple):
+    """A split in memory, at the models' image size."""
+
+    patch_ids: list[str]
+    images: NDArray[np.uint8]  # RGB, (patches, size, size, 3)
+    masks: NDArray[np.uint8]  # class ids, (patches, size, size)
+    captions: list[str]
+
+
+def shards(split: str) -> list[Path]:
+    """A split's shards, in the order of their rows.
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
+    paths = sorted((DATASET / "data").glob(f"{split}-*.parquet"))
+    if not paths:
+        raise UserError(f"{DATASET}: no {split} shards; `dvc repro dataset` or `dvc pull dataset`")
+    return paths
+
+
+def read_patches(split: str) -> Iterator[Patch]:
+    """The patches of a split, one after the other, in order of patch_id.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    for path in shards(split):
+        try:
+            batches = pq.ParquetFile(path).iter_batches(
+                batch_size=16, columns=["patch_id", "image", "mask", "caption"]
+            )
+            for batch in batches:
+                for row in batch.to_pylist():
+                    image, mask = (_decode(row[column]["bytes"]) for column in ("image", "mask"))
+                    yield Patch(row["patch_id"], image, mask, row["caption"])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); `dvc checkout` it") from None
+
+
+def load_split(split: str, size: int) -> Split:
+    """A whole split at `size` pixels a side: images by area average, masks by nearest."""
+    ids, images, masks, captions = [], [], [], []
+    for patch in read_patches(split):
+        ids.append(patch.patch_id)
+        images.append(resize_image(patch.image, size))
+        masks.append(resize_mask(patch.mask, size))
+        captions.append(patch.caption)
+    return Split(ids, np.stack(images), np.stack(masks), captions)
+
+
+def _decode(png: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image)

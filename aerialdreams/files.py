@@ -1,0 +1,90 @@
+"""Files that are whole or not there, and their hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file beside its place and move it there when it is whole.
+
+    Yields:
+        The path to write to. If the block raises, it is removed and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder beside its place and move it there when it is whole; else as `whole_file`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    # What a killed run left here is of no use: nothing says which of its files are whole.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON that reads well and has the same bytes every time."""
+    with whole_file(path) as partial:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def file_md5(path: Path) -> str:
+    """MD5 of a file's bytes, which is also DVC's hash of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def path_md5(path: Path) -> str:
+    """DVC's hash of a file or a folder, so that it can be found in dvc.lock.
+
+    A folder's is the MD5 of the JSON list of its files (md5, relpath), in order of path, with
+    `.dir` behind it (dvc_data.hashfile.tree.Tree.as_bytes).
+    """
+    if path.is_file():
+        return file_md5(path)
+    files = sorted(
+        (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()),
+        key=lambda name: name.split("/"),
+    )
+    entries = [{"md5": file_md5(path / name), "relpath": name} for name in files]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def fingerprint(params: Iterable[object], code: Iterable[Path], inputs: Iterable[Path]) -> str:
+    """Key of a piece of work: hash of its params, code and inputs.
+
+    Args:
+        params: what `repr` tells apart, such as pydantic models.
+        code: Python files, or folders of them.
+        inputs: files and folders that the work reads.
+    """
+    digest = hashlib.sha256()
+    for value in params:
+        digest.update(repr(value).encode())
+    for place in code:
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(file.read_bytes())
+    for path in inputs:
+        digest.update(path_md5(path).encode())
+    return digest.hexdigest()[:16]

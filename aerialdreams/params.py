@@ -1,0 +1,246 @@
+"""params.yaml, typed: one model per stage, checked as a whole before any work starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from aerialdreams.classes import CLASS_COUNT, LandCoverClass
+from aerialdreams.errors import UserError
+
+Domain = Annotated[str, Field(pattern=r"^D\d{3}_\d{4}$")]
+Zone = Annotated[str, Field(pattern=r"^Z\d+_[UANFH]{2}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Steps = Annotated[int, Field(ge=1)]
+Batch = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# Widths of a network's levels. 8 is the size of the smallest normalisation group that we use.
+Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
+
+CAPTION_FIELDS = ("place", "classes")
+PLACE_LEVELS = ("road", "place", "commune", "departement", "region", "country")
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Runtime(_Group):
+    """How the work is done, never what comes out: no stage depends on it in dvc.yaml."""
+
+    workers: int = Field(ge=0)
+    checkpoint_every: int = Field(ge=1)
+
+
+class RawPatches(_Group):
+    source: Literal["sample"]
+    seed: Seed
+    zone_side: int = Field(ge=1, le=10)
+    zones: dict[Domain, Annotated[list[Zone], Field(min_length=1)]] = Field(min_length=1)
+
+
+class PatchIndex(_Group):
+    metadata: str
+    validation_domains: list[Domain]
+    test_domains: list[Domain]
+    max_rejected: Share
+
+    @model_validator(mode="after")
+    def _splits_apart(self) -> "PatchIndex":
+        both = sorted(set(self.validation_domains) & set(self.test_domains))
+        if both:
+            raise ValueError(f"{', '.join(both)}: in both validation_domains and test_domains")
+        return self
+
+
+class TiffToPng(_Group):
+    compress_level: int = Field(ge=0, le=9)
+
+
+class OsmMetadata(_Group):
+    extract: str
+    max_road_distance: float = Field(gt=0)
+    max_place_distance: float = Field(gt=0)
+
+
+class Captions(_Group):
+    template: str
+    place: list[Literal["road", "place", "commune", "departement", "region", "country"]] = Field(
+        min_length=1
+    )
+    floor_percent: float = Field(ge=0, le=100)
+
+    @field_validator("template")
+    @classmethod
+    def _known_fields(cls, template: str) -> str:
+        try:
+            template.format(**dict.fromkeys(CAPTION_FIELDS, ""))
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"fields are {{place}} and {{classes}}, not {error}") from error
+        return template
+
+
+class DatasetParams(_Group):
+    rows_per_shard: int = Field(ge=1)
+
+
+class Vae(_Group):
+    channels: Channels
+    latent_channels: int = Field(ge=1)
+    crop: int = Field(ge=16, multiple_of=16)
+    kl_weight: float = Field(ge=0)
+    steps: Steps
+    batch: Batch
+    learning_rate: LearningRate
+
+
+class Text(_Group):
+    vocabulary: int = Field(ge=300)
+    width: int = Field(ge=8, multiple_of=8)
+    layers: int = Field(ge=1)
+
+
+class Unet(_Group):
+    channels: Channels
+    prediction: Literal["epsilon", "v_prediction"]
+    caption_dropout: Share
+    steps: Steps
+    batch: Batch
+    learning_rate: LearningRate
+
+
+class BaseModelParams(_Group):
+    seed: Seed
+    vae: Vae
+    text: Text
+    unet: Unet
+
+
+class EncodeLatents(_Group):
+    batch: Batch
+
+
+class TrainSegmenter(_Group):
+    seed: Seed
+    channels: Channels
+    steps: Steps
+    batch: Batch
+    learning_rate: LearningRate
+
+
+class TrainControlnet(_Group):
+    seed: Seed
+    precision: Literal["no", "bf16", "fp16"]
+    embedding_channels: Channels
+    caption_dropout: Share
+    steps: Steps
+    batch: Batch
+    learning_rate: LearningRate
+    warmup: int = Field(ge=0)
+    log_every: int = Field(ge=1)
+    images_every: int = Field(ge=1)
+    images: int = Field(ge=1)
+
+
+class GenerateValidation(_Group):
+    seed: Seed
+    splits: list[Literal["validation", "test"]] = Field(min_length=1)
+    steps: Steps
+    guidance: float = Field(ge=1)
+    conditioning_scale: float = Field(ge=0)
+    batch: Batch
+    grid_rows: int = Field(ge=1)
+
+
+class EvaluateFid(_Group):
+    seed: Seed
+    batch: Batch
+    inception_weights: str
+    inception_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Params(_Group):
+    """All of params.yaml."""
+
+    runtime: Runtime
+    classes: list[LandCoverClass]
+    image_size: int = Field(ge=32, le=512, multiple_of=32)
+    torch_threads: int = Field(ge=1)
+    raw_patches: RawPatches
+    patch_index: PatchIndex
+    tiff_to_png: TiffToPng
+    osm_metadata: OsmMetadata
+    captions: Captions
+    dataset: DatasetParams
+    base_model: BaseModelParams
+    encode_latents: EncodeLatents
+    train_segmenter: TrainSegmenter
+    train_controlnet: TrainControlnet
+    generate_validation: GenerateValidation
+    evaluate_fid: EvaluateFid
+
+    @field_validator("classes")
+    @classmethod
+    def _whole_class_table(cls, classes: list[LandCoverClass]) -> list[LandCoverClass]:
+        if len(classes) != CLASS_COUNT:
+            raise ValueError(
+                f"{len(classes)} entries; FLAIR #1 has {CLASS_COUNT}, in the order of their ids 1"
+                f" to {CLASS_COUNT}"
+            )
+        for field in ("name", "colour"):
+            values = [getattr(land_cover, field) for land_cover in classes]
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"{field} {twice[0]!r} is used twice; each class needs its own")
+        return classes
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a key is unknown, missing or out of range;
+            the message names every such key with its value and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the project's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping of stage names to their params")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError(f"{path}: " + f"\n{path}: ".join(lines)) from None
+
+
+def _explain(problem: Any) -> str:
+    """One line for one of pydantic's errors: key, value, what is allowed."""
+    key = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; remove it or correct its spelling"
+        case "missing":
+            return f"{key}: missing; the README and git have its default"
+        case "value_error":
+            return f"{key}: {problem['ctx']['error']}"
+    return f"{key}: is {problem['input']!r}; {problem['msg'].removeprefix('Input s').lstrip('h')}"
+
+
+def flatten(params: Params) -> dict[str, str | int | float]:
+    """Params as dotted names, as `dvc params diff` and MLflow show them; lists as one value."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            rows: dict[str, Any] = {}
+            for key, child in value.items():
+                rows |= walk(f"{prefix}.{key}" if prefix else key, child)
+            return rows
+        return {prefix: value if isinstance(value, (int, float, str)) else str(value)}
+
+    return walk("", params.model_dump(mode="json"))

@@ -1,0 +1,335 @@
+"""Layout of one zone: parcels, roads with houses, woods, a river, as features on a grid.
+
+Lengths are metres, x to the east and y to the south of the zone's north-west corner. The grid's
+cells are 0.4 m, as FLAIR's labels are.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+CELL = 0.4
+PATCH = 102.4
+
+BUILDING, PERVIOUS, IMPERVIOUS, BARE_SOIL, WATER, CONIFEROUS, DECIDUOUS = range(1, 8)
+BRUSHWOOD, VINEYARD, HERBACEOUS, AGRICULTURAL, PLOWED, POOL, SNOW = range(8, 15)
+CLEAR_CUT, MIXED, LIGNEOUS, GREENHOUSE = range(15, 19)
+
+Polygon = NDArray[np.float64]  # (corners, 2), convex where it is to be split
+
+# What grows in a parcel, by the kind of its block, with its share.
+CROPS = {
+    "fields": {AGRICULTURAL: 0.45, PLOWED: 0.25, HERBACEOUS: 0.2, VINEYARD: 0.1},
+    "orchards": {VINEYARD: 0.5, LIGNEOUS: 0.3, HERBACEOUS: 0.2},
+    "wood": {DECIDUOUS: 0.5, CONIFEROUS: 0.25, MIXED: 0.15, CLEAR_CUT: 0.1},
+    "heath": {HERBACEOUS: 0.45, BRUSHWOOD: 0.35, BARE_SOIL: 0.2},
+    "heights": {BARE_SOIL: 0.4, SNOW: 0.2, CONIFEROUS: 0.2, HERBACEOUS: 0.2},
+}
+# Kinds of block by the letters of a zone's name: urban, agricultural, forest, natural, high.
+BLOCKS = {
+    "U": {"houses": 0.75, "works": 0.25},
+    "A": {"fields": 0.6, "orchards": 0.25, "greenhouses": 0.15},
+    "F": {"wood": 1.0},
+    "N": {"heath": 0.7, "wood": 0.3},
+    "H": {"heights": 0.7, "heath": 0.3},
+}
+PARCEL_AREA = {"fields": 9000, "orchards": 5000, "wood": 16000, "heath": 7000, "heights": 9000}
+# Height in metres above the ground, lowest and highest of a feature.
+HEIGHTS = {
+    BUILDING: (4, 8),
+    CONIFEROUS: (12, 18),
+    DECIDUOUS: (6, 10),
+    BRUSHWOOD: (1, 2),
+    VINEYARD: (1.4, 1.6),
+    AGRICULTURAL: (0.3, 0.8),
+    CLEAR_CUT: (0.2, 0.5),
+    MIXED: (10, 14),
+    LIGNEOUS: (2.5, 4),
+    GREENHOUSE: (3.5, 4.5),
+}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One thing on the ground, drawn with one class, height and direction."""
+
+    class_id: int
+    height: float  # metres
+    angle: float  # radians, of its rows, furrows or ridge
+    tint: float  # 0..1, which of its class's looks it has
+    facing: float = 0.0  # of a roof: -1 away from the sun to 1 towards it
+
+
+@dataclass
+class Land:
+    """A zone's ground.
+
+    Attributes:
+        ids: feature number of each 0.4 m cell, shape (cells, cells).
+        features: the features, by number.
+        roads: (kind, line) of each road, kind `street` or `track`, line of shape (points, 2).
+    """
+
+    ids: NDArray[np.int32]
+    features: list[Feature]
+    roads: list[tuple[str, NDArray[np.float64]]]
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """Class id of each 0.4 m cell."""
+        return np.array([feature.class_id for feature in self.features], np.uint8)[self.ids]
+
+
+@dataclass
+class _Canvas:
+    size: float
+    rng: np.random.Generator
+    features: list[Feature] = field(default_factory=list)
+    roads: list[tuple[str, NDArray[np.float64]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        cells = round(self.size / CELL)
+        self.image = Image.new("I", (cells, cells))
+        self.draw = ImageDraw.Draw(self.image)
+
+    def add(self, class_id: int, angle: float = 0.0, facing: float = 0.0) -> int:
+        low, high = HEIGHTS.get(class_id, (0, 0))
+        height, tint = self.rng.uniform(low, high), self.rng.random()
+        self.features.append(Feature(class_id, height, angle, tint, facing))
+        return len(self.features) - 1
+
+    def polygon(self, corners: Polygon, number: int) -> None:
+        self.draw.polygon([(x / CELL, y / CELL) for x, y in corners], fill=number)
+
+    def line(self, points: NDArray[np.float64], width: float, number: int) -> None:
+        cells = [(x / CELL, y / CELL) for x, y in points]
+        self.draw.line(cells, fill=number, width=round(width / CELL), joint="curve")
+
+    def blob(self, centre: NDArray[np.float64], radius: float, number: int, rough: float) -> None:
+        around = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+        phase = self.rng.uniform(0, 2 * np.pi, 3)
+        waves = sum(np.sin(k * around + phase[k - 2]) / k for k in (2, 3, 4))
+        reach = radius * (1 + rough * waves)
+        self.polygon(
+            centre + np.stack([reach * np.cos(around), reach * np.sin(around)], 1), number
+        )
+
+    def tree(self, centre: NDArray[np.float64], class_id: int = DECIDUOUS) -> None:
+        self.blob(centre, self.rng.uniform(2.2, 4.2), self.add(class_id), 0.12)
+
+
+def draw_land(kinds: str, patches: int, seed: list[int]) -> Land:
+    """Lay out one zone.
+
+    Args:
+        kinds: the two letters of the zone's name, of U, A, N, F and H.
+        patches: side of the zone in patches of 102.4 m.
+        seed: what the zone is drawn from, see numpy.random.default_rng.
+    """
+    rng = np.random.default_rng(seed)
+    canvas = _Canvas(patches * PATCH, rng)
+    middle, reach, turn = canvas.size / 2, canvas.size * 0.8, rng.uniform(-0.5, 0.5)
+    square = np.array([[-reach, -reach], [reach, -reach], [reach, reach], [-reach, reach]])
+    blocks, cuts = _divide(square @ _turn(turn) + middle, 24000, rng)
+    for number, block in enumerate(blocks):
+        # The two letters take turns, so that each zone is of both its kinds.
+        _fill(canvas, _pick(rng, BLOCKS[kinds[number % 2]]), block)
+    if "H" not in kinds and rng.random() < 0.6:
+        _river(canvas)
+    _roads(canvas, cuts, paved="U" in kinds)
+    return Land(np.array(canvas.image, np.int32), canvas.features, canvas.roads)
+
+
+def _fill(canvas: _Canvas, kind: str, block: Polygon) -> None:
+    if kind == "houses":
+        return _houses(canvas, block)
+    if kind == "works":
+        return _works(canvas, block)
+    if kind == "greenhouses":
+        return _greenhouses(canvas, block)
+    for parcel in _divide(block, PARCEL_AREA[kind], canvas.rng)[0]:
+        crop = _pick(canvas.rng, CROPS[kind])
+        canvas.polygon(parcel, canvas.add(crop, _direction(parcel)))
+        if kind == "fields" and canvas.rng.random() < 0.35:
+            _hedge(canvas, parcel)
+        if kind in ("heath", "heights"):
+            for _ in range(4):
+                other = _pick(canvas.rng, CROPS[kind])
+                canvas.blob(_inside(parcel, canvas.rng), 12, canvas.add(other), 0.35)
+            canvas.tree(_inside(parcel, canvas.rng))
+    return None
+
+
+def _houses(canvas: _Canvas, block: Polygon) -> None:
+    rng = canvas.rng
+    canvas.polygon(block, canvas.add(HERBACEOUS))
+    middle = block.mean(0)
+    for lot in _divide(_shrink(block, 4), 620, rng)[0]:
+        canvas.polygon(lot, canvas.add(HERBACEOUS))
+        heart = lot.mean(0)
+        away = (heart - middle) / (np.linalg.norm(heart - middle) + 1e-9)
+        drive = canvas.add(PERVIOUS)
+        canvas.line(np.stack([heart, heart + away * 18]), 3.2, drive)
+        angle = _direction(lot)
+        if rng.random() < 0.3:
+            canvas.polygon(_box(heart - away * 8, 7.5, 4, angle), canvas.add(POOL))
+        _house(canvas, heart, rng.uniform(11, 15), rng.uniform(8, 10), angle)
+        for _ in range(rng.integers(1, 4)):
+            canvas.tree(_on_edge(lot, rng))
+
+
+def _works(canvas: _Canvas, block: Polygon) -> None:
+    rng = canvas.rng
+    canvas.polygon(block, canvas.add(_pick(rng, {HERBACEOUS: 0.5, PERVIOUS: 0.5})))
+    canvas.polygon(_shrink(block, 9), canvas.add(IMPERVIOUS))
+    for lot in _divide(_shrink(block, 12), 3500, rng)[0]:
+        angle = _direction(lot)
+        if rng.random() < 0.25:
+            canvas.polygon(_shrink(lot, 5), canvas.add(BARE_SOIL))
+        else:
+            _house(canvas, lot.mean(0), rng.uniform(26, 40), rng.uniform(18, 26), angle)
+
+
+def _greenhouses(canvas: _Canvas, block: Polygon) -> None:
+    canvas.polygon(block, canvas.add(HERBACEOUS))
+    for lot in _divide(_shrink(block, 5), 3600, canvas.rng)[0]:
+        angle = _direction(lot)
+        across = np.array([-np.sin(angle), np.cos(angle)])
+        canvas.polygon(_shrink(lot, 2), canvas.add(PLOWED, angle))
+        for step in (-1, 0, 1):
+            number = canvas.add(GREENHOUSE, angle)
+            canvas.polygon(_box(lot.mean(0) + step * 12 * across, 38, 9, angle), number)
+
+
+def _house(
+    canvas: _Canvas, centre: NDArray[np.float64], length: float, width: float, angle: float
+) -> None:
+    """A roof of two slopes; the sun is in the south, so y counts most in what they get of it."""
+    across = np.array([-np.sin(angle), np.cos(angle)])
+    facing = float(across @ np.array([0.35, 0.94]))
+    first = canvas.add(BUILDING, angle, facing)
+    roof = canvas.features[first]
+    canvas.features.append(Feature(BUILDING, roof.height, angle, roof.tint, -facing))
+    canvas.polygon(_box(centre, length, width, angle), first + 1)
+    canvas.polygon(_box(centre + across * width / 4, length, width / 2, angle), first)
+
+
+def _hedge(canvas: _Canvas, parcel: Polygon) -> None:
+    start, end = parcel[0], parcel[1]
+    for along in np.arange(0, 1, 6 / max(6.0, float(np.linalg.norm(end - start)))):
+        if canvas.rng.random() < 0.8:
+            canvas.tree(start + along * (end - start))
+
+
+def _river(canvas: _Canvas) -> None:
+    rng = canvas.rng
+    along = np.linspace(-0.1, 1.1, 60) * canvas.size
+    bends = rng.uniform(12, 35) * np.sin(along / rng.uniform(40, 70) + rng.uniform(0, 6))
+    across = canvas.size * rng.uniform(0.25, 0.75) + bends + along * rng.uniform(-0.3, 0.3)
+    line = np.stack([along, across] if rng.random() < 0.5 else [across, along], 1)
+    width = rng.uniform(10, 22)
+    canvas.line(line, width + 12, canvas.add(BRUSHWOOD))
+    canvas.line(line, width + 4, canvas.add(HERBACEOUS))
+    canvas.line(line, width, canvas.add(WATER))
+    for point in line:
+        if rng.random() < 0.7:
+            canvas.tree(point + rng.choice([-1, 1]) * (width / 2 + 5) + rng.normal(0, 2, 2))
+
+
+def _roads(canvas: _Canvas, cuts: list[NDArray[np.float64]], paved: bool) -> None:
+    for rank, line in enumerate(cuts):
+        street = paved or rank < 3
+        if street:
+            canvas.line(line, 11 if paved else 9, canvas.add(PERVIOUS if paved else HERBACEOUS))
+        canvas.roads.append(("street" if street else "track", line))
+    for rank, line in enumerate(cuts):
+        street = paved or rank < 3
+        class_id = IMPERVIOUS if street else PERVIOUS
+        canvas.line(line, 7.2 if street else 4.4, canvas.add(class_id))
+
+
+def _divide(
+    polygon: Polygon, area: float, rng: np.random.Generator
+) -> tuple[list[Polygon], list[NDArray[np.float64]]]:
+    """Cut a convex polygon across its long side until no piece is larger than about `area`.
+
+    Returns:
+        The pieces, and the cuts from the first (longest) to the last.
+    """
+    pieces, cuts, todo = [], [], [polygon]
+    while todo:
+        piece = todo.pop(0)
+        if len(piece) < 3:
+            continue
+        if _area(piece) < area * rng.uniform(0.9, 1.6):
+            pieces.append(piece)
+            continue
+        angle = _direction(piece) + rng.normal(0, 0.06)
+        normal = np.array([np.cos(angle), np.sin(angle)])
+        place = piece @ normal
+        level = place.min() + np.ptp(place) * rng.uniform(0.4, 0.6)
+        low, high, cut = _cut(piece, place - level)
+        todo += [low, high]
+        cuts.append(cut)
+    return pieces, cuts
+
+
+def _cut(
+    polygon: Polygon, side: NDArray[np.float64]
+) -> tuple[Polygon, Polygon, NDArray[np.float64]]:
+    """Both parts of a convex polygon, by the sign of `side` at its corners, and the cut."""
+    low, high, cut = [], [], []
+    for corner, here, following, there in zip(
+        polygon, side, np.roll(polygon, -1, 0), np.roll(side, -1), strict=True
+    ):
+        (low if here < 0 else high).append(corner)
+        if (here < 0) != (there < 0):
+            crossing = corner + (following - corner) * here / (here - there)
+            low.append(crossing)
+            high.append(crossing)
+            cut.append(crossing)
+    return np.array(low), np.array(high), np.array(cut)
+
+
+def _area(polygon: Polygon) -> float:
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _direction(polygon: Polygon) -> float:
+    """Angle of a polygon's longest side."""
+    sides = np.roll(polygon, -1, 0) - polygon
+    x, y = sides[np.argmax(np.linalg.norm(sides, axis=1))]
+    return float(np.arctan2(y, x))
+
+
+def _shrink(polygon: Polygon, margin: float) -> Polygon:
+    """A convex polygon with its corners `margin` metres nearer to its middle."""
+    middle = polygon.mean(0)
+    arms = polygon - middle
+    lengths = np.linalg.norm(arms, axis=1, keepdims=True)
+    return middle + arms * np.maximum(0.1, 1 - margin * 1.4 / np.maximum(lengths, 1e-9))
+
+
+def _box(centre: NDArray[np.float64], length: float, width: float, angle: float) -> Polygon:
+    half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.array([length, width]) / 2
+    return centre + half @ _turn(angle)
+
+
+def _turn(angle: float) -> NDArray[np.float64]:
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+
+def _inside(polygon: Polygon, rng: np.random.Generator) -> NDArray[np.float64]:
+    return rng.dirichlet(np.ones(len(polygon))) @ polygon
+
+
+def _on_edge(polygon: Polygon, rng: np.random.Generator) -> NDArray[np.float64]:
+    corner, along = rng.integers(len(polygon)), rng.random()
+    return polygon[corner - 1] * along + polygon[corner] * (1 - along)
+
+
+def _pick(rng: np.random.Generator, shares: dict) -> int | str:  # type: ignore[type-arg]
+    return list(shares)[rng.choice(len(shares), p=list(shares.values()))]

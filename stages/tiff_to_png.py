@@ -1,0 +1,35 @@
+"""tiff-to-png: the red, green and blue bands of each image as a PNG.
+
+Reads   data/patches.parquet, data/raw/
+Writes  data/images/IMG_nnnnnn.png, 512 x 512 RGB
+"""
+
+from pathlib import Path
+
+from aerialdreams.files import whole_folder
+from aerialdreams.parallel import map_patches
+from aerialdreams.params import Params
+from aerialdreams.patches import IMAGES, RAW, read_index, read_tile, write_image
+from aerialdreams.stage import run_stage
+
+
+def main(params: Params) -> str:
+    index = read_index()
+    with whole_folder(IMAGES) as folder:
+        tasks = [
+            (RAW / row.image_path, folder / f"IMG_{row.patch_id}.png", params.tiff_to_png.compress_level)
+            for row in index.itertuples()
+        ]
+        sizes = list(map_patches(convert, tasks, "images", params.runtime.workers))
+    return f"{len(sizes)} PNG images, {sum(sizes) / 1e6:.1f} MB"
+
+
+def convert(task: tuple[Path, Path, int]) -> int:
+    """Write one PNG; gives its size in bytes."""
+    tiff, png, compress_level = task
+    write_image(png, read_tile(tiff).bands[:3].transpose(1, 2, 0), compress_level)
+    return png.stat().st_size
+
+
+if __name__ == "__main__":
+    run_stage("tiff-to-png", __doc__, main)
