@@ -1,9 +1,10 @@
 """The captioned dataset: Parquet shards that Hugging Face `datasets` reads as they are."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ from PIL import Image
 
 from aerialdreams.errors import UserError
 from aerialdreams.patches import resize_image, resize_mask
+
+Item = TypeVar("Item")
 
 DATASET = Path("data/dataset")
 
@@ -54,27 +57,50 @@ def read_patches(split: str) -> Iterator[Patch]:
         UserError: a shard is missing or damaged.
     """
     for path in shards(split):
-        try:
-            batches = pq.ParquetFile(path).iter_batches(
-                batch_size=16, columns=["patch_id", "image", "mask", "caption"]
-            )
-            for batch in batches:
-                for row in batch.to_pylist():
-                    image, mask = (_decode(row[column]["bytes"]) for column in ("image", "mask"))
-                    yield Patch(row["patch_id"], image, mask, row["caption"])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); `dvc checkout` it") from None
+        yield from read_shard(path)
+
+
+def read_shard(path: Path) -> Iterator[Patch]:
+    """The patches of one shard; see `read_patches`."""
+    columns = ["patch_id", "image", "mask", "caption"]
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=16, columns=columns):
+            for row in batch.to_pylist():
+                image, mask = (_decode(row[column]["bytes"]) for column in ("image", "mask"))
+                yield Patch(row["patch_id"], image, mask, row["caption"])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); `dvc checkout` it") from None
 
 
 def load_split(split: str, size: int) -> Split:
     """A whole split at `size` pixels a side: images by area average, masks by nearest."""
+    return stack(read_patches(split), size)
+
+
+def load_some(split: str, count: int, size: int) -> Split:
+    """`count` patches of a split (or all, if it has fewer), spread evenly over it."""
+    total = sum(pq.ParquetFile(path).metadata.num_rows for path in shards(split))
+    count = min(count, total)
+    wanted = {number * total // count for number in range(count)}
+    return stack((p for n, p in enumerate(read_patches(split)) if n in wanted), size)
+
+
+def stack(patches: Iterable[Patch], size: int) -> Split:
+    """Patches in memory at `size` pixels a side, see `load_split`; there must be one at least."""
     ids, images, masks, captions = [], [], [], []
-    for patch in read_patches(split):
+    for patch in patches:
         ids.append(patch.patch_id)
         images.append(resize_image(patch.image, size))
         masks.append(resize_mask(patch.mask, size))
         captions.append(patch.caption)
     return Split(ids, np.stack(images), np.stack(masks), captions)
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter (itertools.batched is of Python 3.12)."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _decode(png: bytes) -> NDArray[np.uint8]:

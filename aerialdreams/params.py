@@ -132,7 +132,7 @@ class TrainSegmenter(_Group):
 
 class TrainControlnet(_Group):
     seed: Seed
-    precision: Literal["no", "bf16", "fp16"]
+    precision: Literal["no", "bf16"]
     embedding_channels: Channels
     caption_dropout: Share
     steps: Steps
@@ -155,7 +155,6 @@ class GenerateValidation(_Group):
 
 
 class EvaluateFid(_Group):
-    seed: Seed
     batch: Batch
     inception_weights: str
     inception_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

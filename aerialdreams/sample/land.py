@@ -38,14 +38,14 @@ BLOCKS = {
 PARCEL_AREA = {"fields": 9000, "orchards": 5000, "wood": 16000, "heath": 7000, "heights": 9000}
 # Height in metres above the ground, lowest and highest of a feature.
 HEIGHTS = {
-    BUILDING: (4, 8),
-    CONIFEROUS: (12, 18),
-    DECIDUOUS: (6, 10),
+    BUILDING: (4, 7),
+    CONIFEROUS: (8, 12),
+    DECIDUOUS: (6, 9),
     BRUSHWOOD: (1, 2),
     VINEYARD: (1.4, 1.6),
     AGRICULTURAL: (0.3, 0.8),
     CLEAR_CUT: (0.2, 0.5),
-    MIXED: (10, 14),
+    MIXED: (7, 10),
     LIGNEOUS: (2.5, 4),
     GREENHOUSE: (3.5, 4.5),
 }
@@ -117,7 +117,7 @@ class _Canvas:
         )
 
     def tree(self, centre: NDArray[np.float64], class_id: int = DECIDUOUS) -> None:
-        self.blob(centre, self.rng.uniform(2.2, 4.2), self.add(class_id), 0.12)
+        self.blob(centre, self.rng.uniform(3.0, 5.2), self.add(class_id), 0.12)
 
 
 def draw_land(kinds: str, patches: int, seed: list[int]) -> Land:
@@ -166,16 +166,16 @@ def _houses(canvas: _Canvas, block: Polygon) -> None:
     rng = canvas.rng
     canvas.polygon(block, canvas.add(HERBACEOUS))
     middle = block.mean(0)
-    for lot in _divide(_shrink(block, 4), 620, rng)[0]:
+    for lot in _divide(_shrink(block, 4), 1000, rng)[0]:
         canvas.polygon(lot, canvas.add(HERBACEOUS))
         heart = lot.mean(0)
         away = (heart - middle) / (np.linalg.norm(heart - middle) + 1e-9)
         drive = canvas.add(PERVIOUS)
-        canvas.line(np.stack([heart, heart + away * 18]), 3.2, drive)
+        canvas.line(np.stack([heart, heart + away * 24]), 4.6, drive)
         angle = _direction(lot)
         if rng.random() < 0.3:
-            canvas.polygon(_box(heart - away * 8, 7.5, 4, angle), canvas.add(POOL))
-        _house(canvas, heart, rng.uniform(11, 15), rng.uniform(8, 10), angle)
+            canvas.polygon(_box(heart - away * 11, 11, 6.4, angle), canvas.add(POOL))
+        _house(canvas, heart, rng.uniform(15, 20), rng.uniform(11, 13), angle)
         for _ in range(rng.integers(1, 4)):
             canvas.tree(_on_edge(lot, rng))
 
@@ -184,23 +184,23 @@ def _works(canvas: _Canvas, block: Polygon) -> None:
     rng = canvas.rng
     canvas.polygon(block, canvas.add(_pick(rng, {HERBACEOUS: 0.5, PERVIOUS: 0.5})))
     canvas.polygon(_shrink(block, 9), canvas.add(IMPERVIOUS))
-    for lot in _divide(_shrink(block, 12), 3500, rng)[0]:
+    for lot in _divide(_shrink(block, 12), 4200, rng)[0]:
         angle = _direction(lot)
         if rng.random() < 0.25:
             canvas.polygon(_shrink(lot, 5), canvas.add(BARE_SOIL))
         else:
-            _house(canvas, lot.mean(0), rng.uniform(26, 40), rng.uniform(18, 26), angle)
+            _house(canvas, lot.mean(0), rng.uniform(32, 44), rng.uniform(22, 30), angle)
 
 
 def _greenhouses(canvas: _Canvas, block: Polygon) -> None:
     canvas.polygon(block, canvas.add(HERBACEOUS))
-    for lot in _divide(_shrink(block, 5), 3600, canvas.rng)[0]:
+    for lot in _divide(_shrink(block, 5), 4200, canvas.rng)[0]:
         angle = _direction(lot)
         across = np.array([-np.sin(angle), np.cos(angle)])
         canvas.polygon(_shrink(lot, 2), canvas.add(PLOWED, angle))
         for step in (-1, 0, 1):
             number = canvas.add(GREENHOUSE, angle)
-            canvas.polygon(_box(lot.mean(0) + step * 12 * across, 38, 9, angle), number)
+            canvas.polygon(_box(lot.mean(0) + step * 15 * across, 44, 11, angle), number)
 
 
 def _house(
@@ -218,7 +218,7 @@ def _house(
 
 def _hedge(canvas: _Canvas, parcel: Polygon) -> None:
     start, end = parcel[0], parcel[1]
-    for along in np.arange(0, 1, 6 / max(6.0, float(np.linalg.norm(end - start)))):
+    for along in np.arange(0, 1, 8 / max(8.0, float(np.linalg.norm(end - start)))):
         if canvas.rng.random() < 0.8:
             canvas.tree(start + along * (end - start))
 
@@ -229,8 +229,8 @@ def _river(canvas: _Canvas) -> None:
     bends = rng.uniform(12, 35) * np.sin(along / rng.uniform(40, 70) + rng.uniform(0, 6))
     across = canvas.size * rng.uniform(0.25, 0.75) + bends + along * rng.uniform(-0.3, 0.3)
     line = np.stack([along, across] if rng.random() < 0.5 else [across, along], 1)
-    width = rng.uniform(10, 22)
-    canvas.line(line, width + 12, canvas.add(BRUSHWOOD))
+    width = rng.uniform(14, 26)
+    canvas.line(line, width + 14, canvas.add(BRUSHWOOD))
     canvas.line(line, width + 4, canvas.add(HERBACEOUS))
     canvas.line(line, width, canvas.add(WATER))
     for point in line:
@@ -242,12 +242,12 @@ def _roads(canvas: _Canvas, cuts: list[NDArray[np.float64]], paved: bool) -> Non
     for rank, line in enumerate(cuts):
         street = paved or rank < 3
         if street:
-            canvas.line(line, 11 if paved else 9, canvas.add(PERVIOUS if paved else HERBACEOUS))
+            canvas.line(line, 14 if paved else 12, canvas.add(PERVIOUS if paved else HERBACEOUS))
         canvas.roads.append(("street" if street else "track", line))
     for rank, line in enumerate(cuts):
         street = paved or rank < 3
         class_id = IMPERVIOUS if street else PERVIOUS
-        canvas.line(line, 7.2 if street else 4.4, canvas.add(class_id))
+        canvas.line(line, 9.2 if street else 6.0, canvas.add(class_id))
 
 
 def _divide(

@@ -48,25 +48,25 @@ LOOKS = {
     land.IMPERVIOUS: Look((134, 134, 138), infrared=90, grain=(0.03, 0.01, 0.02)),
     land.BARE_SOIL: Look((203, 158, 108), infrared=130, grain=(0.06, 0.06, 0.06)),
     land.WATER: Look((42, 74, 92), infrared=20, grain=(0.02, 0.03, 0.06)),
-    land.CONIFEROUS: Look((42, 66, 52), infrared=150, crowns=(4.0, 0.75)),
-    land.DECIDUOUS: Look((78, 112, 54), (88, 118, 56), infrared=205, crowns=(6.4, 0.6)),
-    land.BRUSHWOOD: Look((122, 124, 70), infrared=165, grain=(0.08, 0.08, 0.05), crowns=(2.4, 0.4)),
-    land.VINEYARD: Look((128, 116, 82), infrared=150, rows=(2.6, 0.38)),
+    land.CONIFEROUS: Look((42, 66, 52), infrared=150, crowns=(5.6, 0.75)),
+    land.DECIDUOUS: Look((78, 112, 54), (88, 118, 56), infrared=205, crowns=(9.0, 0.6)),
+    land.BRUSHWOOD: Look((122, 124, 70), infrared=165, grain=(0.08, 0.08, 0.05), crowns=(3.6, 0.4)),
+    land.VINEYARD: Look((128, 116, 82), infrared=150, rows=(4.4, 0.38)),
     land.HERBACEOUS: Look(
         (122, 156, 78), (136, 162, 84), infrared=185, grain=(0.03, 0.05, 0.06)
     ),
     land.AGRICULTURAL: Look(
-        (208, 192, 112), (190, 184, 98), infrared=170, grain=(0.02, 0.02, 0.05), rows=(6.4, 0.06)
+        (208, 192, 112), (190, 184, 98), infrared=170, grain=(0.02, 0.02, 0.05), rows=(8.0, 0.06)
     ),
     land.PLOWED: Look(
-        (134, 100, 74), (146, 112, 84), infrared=95, grain=(0.05, 0.03, 0.06), rows=(3.2, 0.12)
+        (134, 100, 74), (146, 112, 84), infrared=95, grain=(0.05, 0.03, 0.06), rows=(5.0, 0.14)
     ),
     land.POOL: Look((76, 190, 208), infrared=40, grain=(0.02, 0.02, 0.0)),
     land.SNOW: Look((240, 243, 248), infrared=210, grain=(0.01, 0.02, 0.02)),
     land.CLEAR_CUT: Look((150, 128, 110), infrared=120, grain=(0.16, 0.1, 0.06)),
-    land.MIXED: Look((60, 90, 54), (66, 94, 62), infrared=180, crowns=(5.1, 0.95)),
-    land.LIGNEOUS: Look((150, 160, 96), infrared=170, rows=(6.0, 0.45), crowns=(3.2, 0.35)),
-    land.GREENHOUSE: Look((214, 222, 230), infrared=140, rows=(3.0, 0.1)),
+    land.MIXED: Look((60, 90, 54), (66, 94, 62), infrared=180, crowns=(7.2, 0.95)),
+    land.LIGNEOUS: Look((150, 160, 96), infrared=170, rows=(7.6, 0.45), crowns=(5.2, 0.35)),
+    land.GREENHOUSE: Look((214, 222, 230), infrared=140, rows=(4.4, 0.1)),
 }
 
 

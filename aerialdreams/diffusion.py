@@ -1,0 +1,211 @@
+"""Latent diffusion as the pipeline's stages share it, on diffusers' models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from aerialdreams.classes import CLASS_COUNT
+from aerialdreams.errors import UserError
+from aerialdreams.training import generator
+
+BASE = Path("models/base")
+CONTROLNET = Path("models/controlnet")
+LATENTS = Path("data/latents")
+
+diffusers_logging.set_verbosity_error()
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass
+class Base:
+    """The parts of a Stable Diffusion pipeline in diffusers' layout."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+
+    def to(self, device: torch.device) -> "Base":
+        """Move the networks; none of them is trained from here on."""
+        for model in (self.vae, self.text_encoder, self.unet):
+            model.requires_grad_(False).eval().to(device)
+        return self
+
+
+def load_base(folder: Path = BASE) -> Base:
+    """Read a base model in diffusers' layout.
+
+    Raises:
+        UserError: a part is missing or damaged.
+    """
+    try:
+        return Base(
+            vae=AutoencoderKL.from_pretrained(folder / "vae"),
+            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
+            scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
+        )
+    except (OSError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no base model ({message}); `dvc checkout` it") from None
+
+
+def load_controlnet(folder: Path = CONTROLNET) -> ControlNetModel:
+    """Read a ControlNet in diffusers' layout.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        return ControlNetModel.from_pretrained(folder).eval()
+    except (OSError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no ControlNet ({message}); `dvc checkout` it") from None
+
+
+def new_controlnet(unet: UNet2DConditionModel, channels: list[int], seed: int) -> ControlNetModel:
+    """A ControlNet that does nothing yet: its outputs are zero until it is trained.
+
+    Args:
+        unet: the base model's, from which the weights of the encoder are copied.
+        channels: widths of the network that takes the mask down to the latent's size; each after
+            the first halves it.
+        seed: of that network's weights.
+    """
+    torch.manual_seed(seed)
+    return ControlNetModel.from_unet(
+        unet,
+        conditioning_channels=CLASS_COUNT,
+        conditioning_embedding_out_channels=tuple(channels),
+    )
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """RGB in 0..255, shape (batch, height, width, 3), as -1..1, shape (batch, 3, height, width)."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def one_hot(masks: NDArray[np.uint8]) -> Tensor:
+    """Class ids, shape (batch, height, width), as the ControlNet's condition.
+
+    Returns:
+        0 or 1, shape (batch, 19, height, width); channel = class id - 1.
+    """
+    ids = torch.from_numpy(masks).long() - 1
+    return torch.nn.functional.one_hot(ids, CLASS_COUNT).permute(0, 3, 1, 2).float()
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids, shape (batch, tokens), cut and padded to the text encoder's length."""
+    tokens: Tensor = tokenizer(
+        captions, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    return tokens
+
+
+@torch.no_grad()
+def embed(base: Base, captions: list[str]) -> Tensor:
+    """Text embeddings, shape (batch, tokens, width), on the text encoder's device."""
+    tokens = tokenize(base.tokenizer, captions).to(base.text_encoder.device)
+    embedding: Tensor = base.text_encoder(tokens).last_hidden_state
+    return embedding
+
+
+def draw_noise(
+    seed: int, step: int, shape: tuple[int, ...], timesteps: int
+) -> tuple[Tensor, Tensor]:
+    """Noise of a shape (batch, ...) and timesteps (batch,) of a training step.
+
+    The i-th sample's are a function of (seed, step, i), so that they do not depend on how a batch
+    is spread over processes.
+    """
+    noise, times = [], []
+    for place in range(shape[0]):
+        draw = generator(seed, "noise", step, place)
+        noise.append(torch.randn(shape[1:], generator=draw))
+        times.append(torch.randint(timesteps, (), generator=draw))
+    return torch.stack(noise), torch.stack(times)
+
+
+def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """What the network is to predict, by the scheduler's prediction type.
+
+    Raises:
+        UserError: the type is neither epsilon nor v_prediction.
+    """
+    match scheduler.config["prediction_type"]:
+        case "epsilon":
+            return noise
+        case "v_prediction":
+            velocity: Tensor = scheduler.get_velocity(latents, noise, times)
+            return velocity
+        case other:
+            raise UserError(f"{BASE}/scheduler: prediction_type {other!r} is not known")
+
+
+def make_pipeline(base: Base, controlnet: ControlNetModel) -> StableDiffusionControlNetPipeline:
+    """diffusers' own pipeline, with DDIM: no noise is drawn after the first."""
+    pipeline = StableDiffusionControlNetPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        controlnet=controlnet,
+        scheduler=DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def generate(
+    pipeline: StableDiffusionControlNetPipeline,
+    masks: NDArray[np.uint8],
+    captions: list[str],
+    patch_ids: list[str],
+    seed: int,
+    **settings: Any,
+) -> NDArray[np.uint8]:
+    """Images for a batch of masks.
+
+    Args:
+        pipeline: from `make_pipeline`.
+        masks: class ids, shape (batch, size, size).
+        captions: the prompts.
+        patch_ids: with the seed they decide each image's noise.
+        seed: of all noise.
+        settings: passed on to the pipeline (steps, guidance, scale).
+
+    Returns:
+        RGB in 0..255, shape (batch, size, size, 3).
+    """
+    images: NDArray[np.float32] = pipeline(
+        prompt=captions,
+        image=one_hot(masks),
+        generator=[generator(seed, "image", patch_id) for patch_id in patch_ids],
+        output_type="np",
+        **settings,
+    ).images
+    return np.rint(images * 255).astype(np.uint8)

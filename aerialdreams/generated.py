@@ -1,0 +1,8 @@
+"""Where generated images lie, and what they are."""
+
+from pathlib import Path
+
+GENERATED = Path("data/generated")
+MANIFEST = "manifest.json"
+# Folders of a split: by the trained ControlNet, and by the same before its first step.
+SOURCES = ("generated", "untrained")

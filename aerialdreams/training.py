@@ -1,0 +1,169 @@
+"""What every training loop needs: draws that are functions, exact resume, a schedule."""
+
+import csv
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aerialdreams.errors import WorkError
+from aerialdreams.files import whole_file
+from aerialdreams.progress import progress
+
+CHECK_EVERY = 50  # steps between looks at the loss
+
+
+def set_up_torch(threads: int) -> torch.device:
+    """Make torch give the same numbers every time; gives the device to work on.
+
+    Args:
+        threads: CPU threads of one operation. Sums on another number of threads round otherwise.
+    """
+    # cuBLAS reads this when it starts (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def generator(seed: int, *keys: int | str) -> torch.Generator:
+    """A CPU generator that is a function of the seed and of what it is for."""
+    digest = hashlib.sha256(repr((seed, *keys)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_batch(seed: int, step: int, batch: int, count: int) -> list[int]:
+    """The samples of one step: each epoch goes through all `count` in an order of its own."""
+    chosen = []
+    for position in range(step * batch, (step + 1) * batch):
+        epoch, place = divmod(position, count)
+        order = torch.randperm(count, generator=generator(seed, "order", epoch))
+        chosen.append(int(order[place]))
+    return chosen
+
+
+def drop_captions(chosen: list[int], share: float, seed: int, step: int) -> list[int]:
+    """Rows of captions for a batch, a share of them replaced by -1, the empty caption's row.
+
+    Classifier-free guidance needs a model that knows the empty caption (Ho and Salimans 2022).
+    """
+    dice = torch.rand(len(chosen), generator=generator(seed, "dropout", step))
+    return [-1 if p < share else row for row, p in zip(chosen, dice.tolist(), strict=True)]
+
+
+def scheduled_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Learning rate: a linear rise over `warmup` steps, then half a cosine down to a hundredth."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@dataclass
+class Checkpoint:
+    """A training's state on disk, whole or not there.
+
+    Attributes:
+        path: the file; its name must carry the fingerprint of params, code and inputs.
+        parts: what has `state_dict` and `load_state_dict`, by name.
+    """
+
+    path: Path
+    parts: dict[str, Any]
+
+    def restore(self) -> int:
+        """Put the saved state in place, if there is one; gives the number of steps done."""
+        if not self.path.exists():
+            return 0
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(saved["parts"][name])
+        return int(saved["step"])
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps beside the old one, then replace it."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        partial = self.path.with_suffix(".partial")
+        torch.save({"step": step, "parts": states}, partial)
+        os.replace(partial, self.path)
+
+    def remove(self) -> None:
+        """Forget the state: the output that it was for is in place."""
+        self.path.unlink(missing_ok=True)
+
+
+def training_steps(checkpoint: Checkpoint, steps: int, every: int, what: str) -> Iterator[int]:
+    """The steps that are left, from the checkpoint's on, saved every `every` and at the end."""
+    start = checkpoint.restore()
+    for step in progress(range(start, steps), what, "step", steps, start):
+        yield step
+        if (step + 1) % every == 0 or step + 1 == steps:
+            checkpoint.save(step + 1)
+
+
+class LossCurve:
+    """The loss of each step, kept where it was computed, so that no step waits for it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.values: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Keep a step's loss; stop now and then if it is no longer a number.
+
+        Raises:
+            WorkError: the loss is not finite.
+        """
+        self.values.append(loss.detach())
+        if len(self.values) % CHECK_EVERY == 0 and not math.isfinite(self.values[-1].item()):
+            raise WorkError(
+                f"{self.what}: the loss is {self.values[-1].item()} at step {len(self.values)};"
+                " lower its learning_rate"
+            )
+
+    def means(self, every: int = CHECK_EVERY) -> list[tuple[int, float]]:
+        """(step, mean loss of the `every` steps before it), the last steps included."""
+        values = torch.stack(self.values).float().cpu()
+        return [
+            (min(first + every, len(values)), float(values[first : first + every].mean()))
+            for first in range(0, len(values), every)
+        ]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For `Checkpoint`."""
+        return {"values": torch.stack(self.values).float().cpu()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """For `Checkpoint`."""
+        self.values = list(state["values"])
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Backward, clip the gradient's norm to 1, step."""
+    optimizer.zero_grad()
+    loss.backward()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+
+
+def write_curves(path: Path, curves: dict[str, LossCurve]) -> None:
+    """Write losses as CSV for `dvc plots`: columns part, step, loss."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["part", "step", "loss"])
+        for part, curve in curves.items():
+            writer.writerows([part, step, f"{loss:.6f}"] for step, loss in curve.means())

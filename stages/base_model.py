@@ -1,0 +1,255 @@
+"""base-model: a tiny Stable Diffusion, trained from scratch on the train split.
+
+Reads   data/dataset/ (train)
+Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder with its own tokenizer, UNet,
+        scheduler; metrics/base_model.csv, the losses
+
+First the VAE learns to code images, then text encoder and UNet learn together to denoise codes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from numpy.typing import NDArray
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import aerialdreams
+from aerialdreams.dataset import DATASET, Split, load_split
+from aerialdreams.diffusion import BASE, draw_noise, target_of, to_tensor, tokenize
+from aerialdreams.files import fingerprint, whole_folder
+from aerialdreams.params import BaseModelParams, Params, Text, Vae
+from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.stage import run_stage, scratch
+from aerialdreams.training import (
+    Checkpoint,
+    LossCurve,
+    draw_batch,
+    drop_captions,
+    generator,
+    scheduled_rate,
+    set_rate,
+    set_up_torch,
+    take_step,
+    training_steps,
+    write_curves,
+)
+
+LOSSES = Path("metrics/base_model.csv")
+TOKENS = 77  # CLIP's
+WARMUP = 50
+
+
+def main(params: Params) -> str:
+    device, stage = set_up_torch(params.torch_threads), params.base_model
+    code = [Path(aerialdreams.__file__).parent, Path(__file__)]
+    key = fingerprint([stage, params.image_size, params.torch_threads], code, [DATASET])
+    train, every = load_split("train", params.image_size), params.runtime.checkpoint_every
+    curves = {"vae": LossCurve("VAE"), "unet": LossCurve("UNet")}
+
+    vae = new_vae(stage, params.image_size).to(device)
+    vae_state = scratch() / f"base-model-vae-{key}.pt"
+    checkpoint = Checkpoint(vae_state, {"vae": vae, "losses": curves["vae"]})
+    train_vae(vae, train, stage, checkpoint, every)
+    latents = encode(vae, train) * vae.config["scaling_factor"]
+
+    tokenizer = new_tokenizer(train.captions, stage.text)
+    text_encoder = new_text_encoder(stage, len(tokenizer)).to(device)
+    unet = new_unet(stage, params.image_size // vae_factor(vae)).to(device)
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,  # Stable Diffusion's
+        beta_end=0.012,
+        prediction_type=stage.unet.prediction,
+        clip_sample=False,
+        # Ends in pure noise, as sampling begins (Lin et al. 2024, arXiv 2305.08891).
+        rescale_betas_zero_snr=stage.unet.prediction == "v_prediction",
+    )
+    unet_state = scratch() / f"base-model-unet-{key}.pt"
+    tokens = tokenize(tokenizer, [*train.captions, ""])
+    parts = {"text_encoder": text_encoder, "unet": unet, "losses": curves["unet"]}
+    checkpoint = Checkpoint(unet_state, parts)
+    train_unet(text_encoder, unet, scheduler, latents, tokens, stage, checkpoint, every)
+
+    with whole_folder(BASE) as folder:
+        StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
+        (folder / "README.md").write_text(CARD, encoding="utf-8")
+    write_curves(LOSSES, curves)
+    for state in (vae_state, unet_state):
+        state.unlink(missing_ok=True)
+    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
+    return (
+        f"VAE of {sizes[0]:.2f} M weights trained for {stage.vae.steps} steps, text encoder of"
+        f" {sizes[1]:.2f} M and UNet of {sizes[2]:.2f} M for {stage.unet.steps}"
+    )
+
+
+def new_vae(stage: BaseModelParams, size: int) -> AutoencoderKL:
+    """An AutoencoderKL with random weights."""
+    torch.manual_seed(stage.seed)
+    levels = len(stage.vae.channels)
+    vae = AutoencoderKL(
+        block_out_channels=stage.vae.channels,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        latent_channels=stage.vae.latent_channels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,  # it would learn from crops and meet whole images
+        sample_size=size,
+    )
+    # The codes' deviation begins at 1, as strong as what they carry; a small one lets the decoder
+    # see something from the first step on.
+    with torch.no_grad():
+        vae.quant_conv.bias[stage.vae.latent_channels :] -= 8
+    return vae
+
+
+def vae_factor(vae: AutoencoderKL) -> int:
+    """How many pixels of an image a pixel of its code is wide."""
+    return int(2 ** (len(vae.config["block_out_channels"]) - 1))
+
+
+def train_vae(
+    vae: AutoencoderKL, train: Split, stage: BaseModelParams, checkpoint: Checkpoint, every: int
+) -> None:
+    """Learn to code random crops of the train images; sets the VAE's scaling factor at the end."""
+    settings, device = stage.vae, next(vae.parameters()).device
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0)
+    checkpoint.parts["optimizer"] = optimizer
+    for step in training_steps(checkpoint, settings.steps, every, "VAE"):
+        set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
+        images = to_tensor(draw_crops(train, settings, stage.seed, step)).to(device)
+        noise = generator(stage.seed, "vae", step)
+        posterior = vae.encode(images).latent_dist
+        epsilon = torch.randn(posterior.mean.shape, generator=noise).to(device)
+        decoded = vae.decode(posterior.mean + posterior.std * epsilon).sample
+        error = decoded - images
+        loss = error.abs().mean() + 2 * (error**2).mean()
+        loss = loss + settings.kl_weight * posterior.kl().mean()
+        take_step(optimizer, loss)
+        checkpoint.parts["losses"].add(loss)
+    vae.requires_grad_(False).eval()
+    # The UNet is to see codes of deviation 1.
+    vae.register_to_config(scaling_factor=round(1 / float(encode(vae, train).std()), 4))
+
+
+def draw_crops(train: Split, settings: Vae, seed: int, step: int) -> NDArray[np.uint8]:
+    """Random square crops of the train images of one step, uint8."""
+    size, crop = train.images.shape[1], settings.crop
+    draw = generator(seed, "crops", step)
+    corners = torch.randint(size - crop + 1, (settings.batch, 2), generator=draw).tolist()
+    chosen = draw_batch(seed, step, settings.batch, len(train.images))
+    return np.stack(
+        [train.images[i, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)]
+    )
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, train: Split) -> torch.Tensor:
+    """Means of the images' codes, without scaling, on the CPU."""
+    device = next(vae.parameters()).device
+    parts = [
+        vae.encode(to_tensor(train.images[i : i + 16]).to(device)).latent_dist.mean.cpu()
+        for i in range(0, len(train.images), 16)
+    ]
+    return torch.cat(parts)
+
+
+def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
+    """CLIP's tokenizer with a vocabulary of its own, learnt from the captions."""
+    tokenizer = CLIPTokenizer().train_new_from_iterator(
+        captions, settings.vocabulary, show_progress=False
+    )
+    tokenizer.model_max_length = TOKENS
+    return tokenizer
+
+
+def new_text_encoder(stage: BaseModelParams, vocabulary: int) -> CLIPTextModel:
+    """A CLIP text model with random weights."""
+    torch.manual_seed(stage.seed + 1)
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=stage.text.width,
+        intermediate_size=stage.text.width * 4,
+        num_hidden_layers=stage.text.layers,
+        num_attention_heads=max(1, stage.text.width // 32),
+        max_position_embeddings=TOKENS,
+    )
+    return CLIPTextModel(config)
+
+
+def new_unet(stage: BaseModelParams, size: int) -> UNet2DConditionModel:
+    """A UNet2DConditionModel with random weights; only its deepest level reads the caption."""
+    torch.manual_seed(stage.seed + 2)
+    levels = len(stage.unet.channels)
+    return UNet2DConditionModel(
+        sample_size=size,
+        in_channels=stage.vae.latent_channels,
+        out_channels=stage.vae.latent_channels,
+        block_out_channels=tuple(stage.unet.channels),
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=stage.text.width,
+        attention_head_dim=4,
+    )
+
+
+def train_unet(
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: torch.Tensor,
+    tokens: torch.Tensor,
+    stage: BaseModelParams,
+    checkpoint: Checkpoint,
+    every: int,
+) -> None:
+    """Learn to denoise codes, (patches, channels, h, w), by captions; the last row of tokens is
+    the empty caption."""
+    settings, device = stage.unet, next(unet.parameters()).device
+    weights = [*text_encoder.parameters(), *unet.parameters()]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.01)
+    checkpoint.parts["optimizer"] = optimizer
+    for step in training_steps(checkpoint, settings.steps, every, "UNet"):
+        set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
+        chosen = draw_batch(stage.seed, step, settings.batch, len(latents))
+        clean = latents[chosen]
+        noise, times = draw_noise(
+            stage.seed, step, tuple(clean.shape), scheduler.config["num_train_timesteps"]
+        )
+        target = target_of(scheduler, clean, noise, times).to(device)
+        noisy = scheduler.add_noise(clean, noise, times).to(device)
+        rows = drop_captions(chosen, settings.caption_dropout, stage.seed, step)
+        text = text_encoder(tokens[rows].to(device))
+        predicted = unet(noisy, times.to(device), text.last_hidden_state).sample
+        loss = ((predicted - target) ** 2).mean()
+        take_step(optimizer, loss)
+        checkpoint.parts["losses"].add(loss)
+
+
+CARD = f"""---
+license: other
+library_name: diffusers
+---
+# A tiny base model for AerialDreams
+
+Trained from scratch by the pipeline, on the train split of the dataset that lies in front of it.
+
+Derived from {IGN_CREDIT}, and from captions with place names {OSM_CREDIT}. With the sample source
+both are drawn by AerialDreams in their shape.
+"""
+
+if __name__ == "__main__":
+    run_stage("base-model", __doc__, main)

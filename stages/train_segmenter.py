@@ -1,0 +1,119 @@
+"""train-segmenter: the judge, a small U-Net that reads land cover from images.
+
+Reads   data/patches.parquet, data/images/, data/masks/ (train); no caption, so that another
+        wording leaves the judge as it is
+Writes  models/segmenter/; metrics/segmenter.csv, the losses
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import aerialdreams
+from aerialdreams.diffusion import to_tensor
+from aerialdreams.files import fingerprint, whole_folder
+from aerialdreams.params import Params, TrainSegmenter
+from aerialdreams.patches import (
+    IGN_CREDIT,
+    IMAGES,
+    INDEX,
+    MASKS,
+    read_image,
+    read_index,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
+from aerialdreams.segmenter import SEGMENTER, Segmenter
+from aerialdreams.stage import run_stage, scratch
+from aerialdreams.training import (
+    Checkpoint,
+    LossCurve,
+    draw_batch,
+    generator,
+    scheduled_rate,
+    set_rate,
+    set_up_torch,
+    take_step,
+    training_steps,
+    write_curves,
+)
+
+LOSSES = Path("metrics/segmenter.csv")
+WARMUP = 50
+
+
+def main(params: Params) -> str:
+    device, stage = set_up_torch(params.torch_threads), params.train_segmenter
+    code = [Path(aerialdreams.__file__).parent, Path(__file__)]
+    settings = [stage, params.image_size, params.torch_threads]
+    key = fingerprint(settings, code, [INDEX, IMAGES, MASKS])
+    images, masks = load_train(params.image_size)
+
+    torch.manual_seed(stage.seed)
+    model, losses = Segmenter(stage.channels).to(device), LossCurve("segmenter")
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    checkpoint = Checkpoint(
+        scratch() / f"train-segmenter-{key}.pt",
+        {"model": model, "optimizer": optimizer, "losses": losses},
+    )
+    for step in training_steps(checkpoint, stage.steps, params.runtime.checkpoint_every, "judge"):
+        set_rate(optimizer, scheduled_rate(step, stage.steps, stage.learning_rate, WARMUP))
+        pictures, ids = draw(images, masks, stage, step)
+        logits = model(to_tensor(pictures).to(device))
+        target = torch.from_numpy(ids).long().to(device) - 1
+        loss = torch.nn.functional.cross_entropy(logits, target)
+        take_step(optimizer, loss)
+        losses.add(loss)
+
+    with whole_folder(SEGMENTER) as folder:
+        model.save(folder)
+        (folder / "README.md").write_text(CARD, encoding="utf-8")
+    write_curves(LOSSES, {"segmenter": losses})
+    checkpoint.remove()
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    return (
+        f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(images)} patches,"
+        f" loss {losses.means()[-1][1]:.3f}"
+    )
+
+
+def load_train(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The train patches' images (patches, size, size, 3) and masks (patches, size, size)."""
+    index = read_index()
+    train = index.loc[index["split"] == "train", "patch_id"]
+    images = [resize_image(read_image(IMAGES / f"IMG_{number}.png"), size) for number in train]
+    masks = [resize_mask(read_mask(MASKS / f"MSK_{number}.png"), size) for number in train]
+    return np.stack(images), np.stack(masks)
+
+
+def draw(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], stage: TrainSegmenter, step: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One step's images and masks, each turned and mirrored its own way: a map has no up."""
+    chosen = draw_batch(stage.seed, step, stage.batch, len(images))
+    ways = torch.randint(8, (stage.batch,), generator=generator(stage.seed, "turns", step)).tolist()
+
+    def turned(picture: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
+        picture = np.rot90(picture, way % 4)
+        return picture[:, ::-1] if way >= 4 else picture
+
+    return (
+        np.stack([turned(images[i], way) for i, way in zip(chosen, ways, strict=True)]),
+        np.stack([turned(masks[i], way) for i, way in zip(chosen, ways, strict=True)]),
+    )
+
+
+CARD = f"""---
+license: other
+---
+# A land-cover segmenter
+
+Trained by AerialDreams to judge generated images. Derived from {IGN_CREDIT}; with the sample
+source the images are drawn by AerialDreams in FLAIR's shape.
+"""
+
+if __name__ == "__main__":
+    run_stage("train-segmenter", __doc__, main)
