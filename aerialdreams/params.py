@@ -146,7 +146,6 @@ class TrainControlnet(_Group):
 
 class GenerateValidation(_Group):
     seed: Seed
-    splits: list[Literal["validation", "test"]] = Field(min_length=1)
     steps: Steps
     guidance: float = Field(ge=1)
     conditioning_scale: float = Field(ge=0)

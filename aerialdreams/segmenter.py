@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from aerialdreams.classes import CLASS_COUNT
 from aerialdreams.errors import UserError
 
-
 SEGMENTER = Path("models/segmenter")
 
 
@@ -62,7 +61,7 @@ class Segmenter(nn.Module):
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """What the judge sees of whole images: means of its deepest level, (batch, channels[-1])."""
+        """What the judge sees of images: means of its deepest level, (batch, channels[-1])."""
         return self._levels(images)[-1].mean((2, 3))
 
     def _levels(self, images: Tensor) -> list[Tensor]:

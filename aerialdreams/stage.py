@@ -19,7 +19,7 @@ import psutil
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
 
-LOCK_PATIENCE = 20.0  # seconds; a stage whose `dvc` was killed ends itself within one
+LOCK_PATIENCE = 10.0  # seconds; a stage whose `dvc` was killed ends itself within one
 
 
 def scratch() -> Path:
@@ -70,7 +70,9 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
             traceback.print_exc()
             return FAILED
         place = f"{error.filename}: " if error.filename else ""
-        advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see its rights"
+        advice = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see its rights"
+        )
         return _fail(name, f"{place}{error.strerror}; {advice}, then `dvc repro` again", FAILED)
     except Exception:
         traceback.print_exc()  # a mistake of ours: the whole of it is what helps

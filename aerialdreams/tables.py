@@ -39,4 +39,6 @@ def read_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path}: not found; `dvc repro` makes it") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a Parquet file ({error}); remove it and `dvc repro`") from None
+        raise UserError(
+            f"{path}: not a Parquet file ({error}); remove it and `dvc repro`"
+        ) from None

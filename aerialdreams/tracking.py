@@ -61,9 +61,7 @@ def training_run(
     kept_id.unlink()
 
 
-def log_evaluation(
-    controlnet_md5: str, numbers: Mapping[str, float], images: list[Path]
-) -> str:
+def log_evaluation(controlnet_md5: str, numbers: Mapping[str, float], images: list[Path]) -> str:
     """Attach an evaluation to the run that trained the model, found by the model's hash.
 
     Where no run has it (the model was pulled, or the store is another), a new one is made.

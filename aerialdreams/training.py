@@ -98,7 +98,7 @@ class Checkpoint:
         states = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
         torch.save({"step": step, "parts": states}, partial)
-        os.replace(partial, self.path)
+        partial.replace(self.path)
 
     def remove(self) -> None:
         """Forget the state: the output that it was for is in place."""
@@ -160,10 +160,9 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def write_curves(path: Path, curves: dict[str, LossCurve]) -> None:
-    """Write losses as CSV for `dvc plots`: columns part, step, loss."""
+def write_curve(path: Path, curve: LossCurve) -> None:
+    """Write losses as CSV for `dvc plots`: columns step, loss."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["part", "step", "loss"])
-        for part, curve in curves.items():
-            writer.writerows([part, step, f"{loss:.6f}"] for step, loss in curve.means())
+        writer.writerow(["step", "loss"])
+        writer.writerows([step, f"{loss:.6f}"] for step, loss in curve.means())

@@ -2,7 +2,7 @@
 
 Reads   data/dataset/ (train)
 Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder with its own tokenizer, UNet,
-        scheduler; metrics/base_model.csv, the losses
+        scheduler; metrics/vae.csv and metrics/unet.csv, the losses
 
 First the VAE learns to code images, then text encoder and UNet learn together to denoise codes.
 """
@@ -33,10 +33,11 @@ from aerialdreams.training import (
     set_up_torch,
     take_step,
     training_steps,
-    write_curves,
+    write_curve,
 )
 
-LOSSES = Path("metrics/base_model.csv")
+VAE_LOSSES = Path("metrics/vae.csv")
+UNET_LOSSES = Path("metrics/unet.csv")
 TOKENS = 77  # CLIP's
 WARMUP = 50
 
@@ -46,11 +47,11 @@ def main(params: Params) -> str:
     code = [Path(aerialdreams.__file__).parent, Path(__file__)]
     key = fingerprint([stage, params.image_size, params.torch_threads], code, [DATASET])
     train, every = load_split("train", params.image_size), params.runtime.checkpoint_every
-    curves = {"vae": LossCurve("VAE"), "unet": LossCurve("UNet")}
+    vae_losses, unet_losses = LossCurve("VAE"), LossCurve("UNet")
 
     vae = new_vae(stage, params.image_size).to(device)
     vae_state = scratch() / f"base-model-vae-{key}.pt"
-    checkpoint = Checkpoint(vae_state, {"vae": vae, "losses": curves["vae"]})
+    checkpoint = Checkpoint(vae_state, {"vae": vae, "losses": vae_losses})
     train_vae(vae, train, stage, checkpoint, every)
     latents = encode(vae, train) * vae.config["scaling_factor"]
 
@@ -68,7 +69,7 @@ def main(params: Params) -> str:
     )
     unet_state = scratch() / f"base-model-unet-{key}.pt"
     tokens = tokenize(tokenizer, [*train.captions, ""])
-    parts = {"text_encoder": text_encoder, "unet": unet, "losses": curves["unet"]}
+    parts = {"text_encoder": text_encoder, "unet": unet, "losses": unet_losses}
     checkpoint = Checkpoint(unet_state, parts)
     train_unet(text_encoder, unet, scheduler, latents, tokens, stage, checkpoint, every)
 
@@ -84,7 +85,8 @@ def main(params: Params) -> str:
             requires_safety_checker=False,
         ).save_pretrained(folder)
         (folder / "README.md").write_text(CARD, encoding="utf-8")
-    write_curves(LOSSES, curves)
+    write_curve(VAE_LOSSES, vae_losses)
+    write_curve(UNET_LOSSES, unet_losses)
     for state in (vae_state, unet_state):
         state.unlink(missing_ok=True)
     sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
@@ -150,7 +152,10 @@ def draw_crops(train: Split, settings: Vae, seed: int, step: int) -> NDArray[np.
     corners = torch.randint(size - crop + 1, (settings.batch, 2), generator=draw).tolist()
     chosen = draw_batch(seed, step, settings.batch, len(train.images))
     return np.stack(
-        [train.images[i, y : y + crop, x : x + crop] for i, (y, x) in zip(chosen, corners, strict=True)]
+        [
+            train.images[i, y : y + crop, x : x + crop]
+            for i, (y, x) in zip(chosen, corners, strict=True)
+        ]
     )
 
 

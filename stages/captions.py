@@ -40,8 +40,9 @@ def main(params: Params) -> str:
         text = caption({name: shares[name] for name in names}, place, params.captions)
         rows.append({"patch_id": shares["patch_id"], "caption": text})
     write_table(CAPTIONS, rows, SCHEMA, f"{IGN_CREDIT}; place names {OSM_CREDIT}")
+    different = len({row["caption"] for row in rows})
     longest = max(len(row["caption"]) for row in rows)
-    return f"{len(rows)} captions, {len({r['caption'] for r in rows})} different, the longest of {longest} letters"
+    return f"{len(rows)} captions, {different} different, the longest of {longest} letters"
 
 
 def caption(shares: dict[str, float], place: dict[str, Any], stage: Captions) -> str:

@@ -1,8 +1,8 @@
 """evaluate-FID: how good the generated images are, beside the real ones and an untrained model's.
 
 Reads   data/generated/, data/dataset/, models/segmenter/, and the FID Inception if it is there
-Writes  metrics/evaluation.json; metrics/iou.csv for plots; the same numbers on the run in MLflow
-        that trained the model
+Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv for plots; the same
+        numbers on the run in MLflow that trained the model
 
 The judge (train-segmenter) reads land cover from images: agreement with the mask that was asked
 for. Distances compare features of image sets: with the FID Inception they are FID and KID, with
@@ -23,7 +23,7 @@ from aerialdreams.dataset import load_some, load_split
 from aerialdreams.diffusion import to_tensor
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file, write_json
-from aerialdreams.generated import GENERATED, MANIFEST, SOURCES
+from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
 from aerialdreams.metrics import agreement, confusion, frechet_distance, kernel_distance
 from aerialdreams.params import EvaluateFid, Params
 from aerialdreams.patches import read_image
@@ -34,7 +34,6 @@ from aerialdreams.tracking import flatten_numbers, log_evaluation
 from aerialdreams.training import set_up_torch
 
 EVALUATION = Path("metrics/evaluation.json")
-IOU = Path("metrics/iou.csv")
 NOT_COMPUTED = "not computed: no weights"
 
 Images = NDArray[np.uint8]
@@ -77,17 +76,16 @@ def main(params: Params) -> str:
     judge, inception = Judge(device), load_inception(stage, device)
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
-    for split in params.generate_validation.splits:
+    for split in HELD_OUT:
         report[split] = evaluate(split, judge, inception, params, names)
+        write_iou(Path(f"metrics/iou_{split}.csv"), report[split])
     write_json(EVALUATION, report)
-    write_iou(IOU, report)
-    sheets = [GENERATED / f"{split}.png" for split in params.generate_validation.splits]
+    sheets = [GENERATED / f"{split}.png" for split in HELD_OUT]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), sheets)
-    first = params.generate_validation.splits[0]
-    values = {source: report[first][source]["miou"] for source in ("real", *SOURCES)}
+    first = report["validation"]
     return (
-        f"{first} mIoU {values['generated']:.3f} generated, {values['real']:.3f} real,"
-        f" {values['untrained']:.3f} untrained (N = {report[first]['generated']['n']});"
+        f"validation mIoU {first['generated']['miou']:.3f} generated, {first['real']['miou']:.3f}"
+        f" real, {first['untrained']['miou']:.3f} untrained (N = {first['generated']['n']});"
         f" FID {'computed' if inception else NOT_COMPUTED}; on MLflow's run {run}"
     )
 
@@ -171,14 +169,13 @@ def features(space: Judge | Inception, images: Images, batch: int) -> NDArray[np
 
 
 def write_iou(path: Path, report: dict[str, Any]) -> None:
-    """IoU by class as a table for `dvc plots`."""
+    """One split's IoU by class as a table for `dvc plots`."""
+    sources = ("real", *SOURCES)
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["split", "images", "class", "iou"])
-        for split, sets in report.items():
-            for source in ("real", *SOURCES):
-                for name, value in sets[source]["iou"].items():
-                    writer.writerow([split, source, name, f"{value:.6f}"])
+        writer.writerow(["class", *sources])
+        for name in report["real"]["iou"]:
+            writer.writerow([name, *(f"{report[source]['iou'][name]:.6f}" for source in sources)])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from aerialdreams.diffusion import (
     make_pipeline,
 )
 from aerialdreams.files import path_md5, whole_folder, write_json
-from aerialdreams.generated import GENERATED, MANIFEST, SOURCES
+from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
 from aerialdreams.params import Params
 from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT, read_image, write_image
 from aerialdreams.pictures import grid
@@ -36,7 +36,7 @@ def main(params: Params) -> str:
     pipeline = make_pipeline(load_base().to(device), load_controlnet().to(device))
     counts = {}
     with whole_folder(GENERATED) as folder:
-        for split in stage.splits:
+        for split in HELD_OUT:
             for source in SOURCES:
                 (folder / split / source).mkdir(parents=True)
             counts[split] = generate_split(pipeline, split, folder / split, params)

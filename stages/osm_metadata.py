@@ -137,7 +137,8 @@ def locate(index: pd.DataFrame, extract: Extract, stage: OsmMetadata) -> list[di
     half = SIDE * PIXEL / 2
     centres = shapely.points(index["origin_x"] + half, index["origin_y"] - half)
     trees = {
-        level: shapely.STRtree([area[0] for area in areas]) for level, areas in extract.areas.items()
+        level: shapely.STRtree([area[0] for area in areas])
+        for level, areas in extract.areas.items()
     }
     roads = shapely.STRtree([road[0] for road in extract.roads])
     places = shapely.STRtree([place[0] for place in extract.places])

@@ -103,14 +103,23 @@ def find_pairs(root: Path, metadata: dict[str, Any]) -> list[Pair]:
     if not files:
         raise UserError(f"{root}: no IMG_nnnnnn.tif or MSK_nnnnnn.tif in it or its folders")
     return [
-        Pair(root, number, tuple(found["IMG"]), tuple(found["MSK"]), metadata.get(f"IMG_{number}", {}))
+        Pair(
+            root,
+            number,
+            tuple(found["IMG"]),
+            tuple(found["MSK"]),
+            metadata.get(f"IMG_{number}", {}),
+        )
         for number, found in sorted(files.items())
     ]
 
 
 def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     """A patch's index row without split and centre, or (patch_id, file, reason) if it is bad."""
-    for files, other, kind in ((pair.images, pair.masks, "image"), (pair.masks, pair.images, "mask")):
+    for files, other, kind in (
+        (pair.images, pair.masks, "image"),
+        (pair.masks, pair.images, "mask"),
+    ):
         if not files:
             return pair.patch_id, str(other[0]), f"no {kind} with this number"
         if len(files) > 1:
@@ -124,12 +133,9 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     except UserError as error:
         file, _, reason = str(error).partition(": ")
         return pair.patch_id, file, reason
-    reason = image_flaw(image)
-    if reason:
-        return pair.patch_id, str(image_path), reason
-    reason = mask_flaw(mask, image)
-    if reason:
-        return pair.patch_id, str(mask_path), reason
+    for path, flaw in ((image_path, image_flaw(image)), (mask_path, mask_flaw(mask, image))):
+        if flaw:
+            return pair.patch_id, str(path), flaw
     return {
         "patch_id": pair.patch_id,
         "domain": place[1],

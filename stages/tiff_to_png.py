@@ -17,7 +17,11 @@ def main(params: Params) -> str:
     index = read_index()
     with whole_folder(IMAGES) as folder:
         tasks = [
-            (RAW / row.image_path, folder / f"IMG_{row.patch_id}.png", params.tiff_to_png.compress_level)
+            (
+                RAW / row.image_path,
+                folder / f"IMG_{row.patch_id}.png",
+                params.tiff_to_png.compress_level,
+            )
             for row in index.itertuples()
         ]
         sizes = list(map_patches(convert, tasks, "images", params.runtime.workers))

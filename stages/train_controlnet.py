@@ -48,7 +48,7 @@ from aerialdreams.training import (
     set_rate,
     set_up_torch,
     training_steps,
-    write_curves,
+    write_curve,
 )
 
 LOSSES = Path("metrics/controlnet.csv")
@@ -104,7 +104,7 @@ def main(params: Params) -> str:
             controlnet.save_pretrained(folder)
             (folder / "README.md").write_text(CARD, encoding="utf-8")
         client.set_tag(run, CONTROLNET_TAG, path_md5(CONTROLNET))
-    write_curves(LOSSES, {"controlnet": losses})
+    write_curve(LOSSES, losses)
     checkpoint.remove()
     size = sum(p.numel() for p in controlnet.parameters()) / 1e6
     return (
@@ -159,7 +159,9 @@ def loss_of(
     return ((predicted.float() - target) ** 2).mean()
 
 
-def look(base: Base, controlnet: ControlNetModel, looks: Split, params: Params) -> NDArray[np.uint8]:
+def look(
+    base: Base, controlnet: ControlNetModel, looks: Split, params: Params
+) -> NDArray[np.uint8]:
     """A sheet of validation patches (mask, real, generated), the same noise every time."""
     settings = params.generate_validation
     controlnet.eval()

@@ -38,7 +38,7 @@ from aerialdreams.training import (
     set_up_torch,
     take_step,
     training_steps,
-    write_curves,
+    write_curve,
 )
 
 LOSSES = Path("metrics/segmenter.csv")
@@ -71,7 +71,7 @@ def main(params: Params) -> str:
     with whole_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(CARD, encoding="utf-8")
-    write_curves(LOSSES, {"segmenter": losses})
+    write_curve(LOSSES, losses)
     checkpoint.remove()
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (

@@ -6,6 +6,7 @@ Positions are metres in EPSG:2154.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def _communes(
         bend[[0, -1]] = 0
         borders.append(writer.way(np.stack([x + bend * (x in middles), y], 1)))
     ring = [borders[0], borders[-1]]
-    for number, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (left, right) in enumerate(pairwise(edges)):
         top = writer.way(np.array([[left, north], [right, north]]))
         bottom = writer.way(np.array([[left, south], [right, south]]))
         ring += [top, bottom]

@@ -5,6 +5,7 @@ cells are 0.4 m, as FLAIR's labels are.
 """
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ BUILDING, PERVIOUS, IMPERVIOUS, BARE_SOIL, WATER, CONIFEROUS, DECIDUOUS = range(
 BRUSHWOOD, VINEYARD, HERBACEOUS, AGRICULTURAL, PLOWED, POOL, SNOW = range(8, 15)
 CLEAR_CUT, MIXED, LIGNEOUS, GREENHOUSE = range(15, 19)
 
+Kind = TypeVar("Kind")
 Polygon = NDArray[np.float64]  # (corners, 2), convex where it is to be split
 
 # What grows in a parcel, by the kind of its block, with its share.
@@ -112,9 +114,7 @@ class _Canvas:
         phase = self.rng.uniform(0, 2 * np.pi, 3)
         waves = sum(np.sin(k * around + phase[k - 2]) / k for k in (2, 3, 4))
         reach = radius * (1 + rough * waves)
-        self.polygon(
-            centre + np.stack([reach * np.cos(around), reach * np.sin(around)], 1), number
-        )
+        self.polygon(centre + np.stack([reach * np.cos(around), reach * np.sin(around)], 1), number)
 
     def tree(self, centre: NDArray[np.float64], class_id: int = DECIDUOUS) -> None:
         self.blob(centre, self.rng.uniform(3.0, 5.2), self.add(class_id), 0.12)
@@ -280,7 +280,9 @@ def _cut(
     polygon: Polygon, side: NDArray[np.float64]
 ) -> tuple[Polygon, Polygon, NDArray[np.float64]]:
     """Both parts of a convex polygon, by the sign of `side` at its corners, and the cut."""
-    low, high, cut = [], [], []
+    low: list[NDArray[np.float64]] = []
+    high: list[NDArray[np.float64]] = []
+    cut: list[NDArray[np.float64]] = []
     for corner, here, following, there in zip(
         polygon, side, np.roll(polygon, -1, 0), np.roll(side, -1), strict=True
     ):
@@ -331,5 +333,5 @@ def _on_edge(polygon: Polygon, rng: np.random.Generator) -> NDArray[np.float64]:
     return polygon[corner - 1] * along + polygon[corner] * (1 - along)
 
 
-def _pick(rng: np.random.Generator, shares: dict) -> int | str:  # type: ignore[type-arg]
+def _pick(rng: np.random.Generator, shares: dict[Kind, float]) -> Kind:
     return list(shares)[rng.choice(len(shares), p=list(shares.values()))]

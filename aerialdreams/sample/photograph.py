@@ -52,9 +52,7 @@ LOOKS = {
     land.DECIDUOUS: Look((78, 112, 54), (88, 118, 56), infrared=205, crowns=(9.0, 0.6)),
     land.BRUSHWOOD: Look((122, 124, 70), infrared=165, grain=(0.08, 0.08, 0.05), crowns=(3.6, 0.4)),
     land.VINEYARD: Look((128, 116, 82), infrared=150, rows=(4.4, 0.38)),
-    land.HERBACEOUS: Look(
-        (122, 156, 78), (136, 162, 84), infrared=185, grain=(0.03, 0.05, 0.06)
-    ),
+    land.HERBACEOUS: Look((122, 156, 78), (136, 162, 84), infrared=185, grain=(0.03, 0.05, 0.06)),
     land.AGRICULTURAL: Look(
         (208, 192, 112), (190, 184, 98), infrared=170, grain=(0.02, 0.02, 0.05), rows=(8.0, 0.06)
     ),
@@ -86,7 +84,7 @@ def photograph(ground: Land, seed: list[int]) -> NDArray[np.uint8]:
     ids = np.repeat(np.repeat(ground.ids, 2, 0), 2, 1)
     looks = [LOOKS[feature.class_id] for feature in features]
 
-    def by_feature(values: list) -> Plane:  # type: ignore[type-arg]
+    def by_feature(values: list) -> Plane:
         return np.array(values, np.float32)[ids]
 
     light = np.ones(ids.shape, np.float32)
@@ -105,7 +103,12 @@ def photograph(ground: Land, seed: list[int]) -> NDArray[np.uint8]:
     shade = np.repeat(np.repeat(_shadow(heights), 2, 0), 2, 1)
     bands = []
     for band in range(3):
-        base = by_feature([_colour(feature.tint, look)[band] for feature, look in zip(features, looks, strict=True)])
+        base = by_feature(
+            [
+                _colour(feature.tint, look)[band]
+                for feature, look in zip(features, looks, strict=True)
+            ]
+        )
         # What lies in shadow is lit by the sky alone, which is blue.
         bands.append(base * light * (1 - shade * (0.55, 0.5, 0.42)[band]))
     infrared = by_feature([look.infrared for look in looks]) * light * (1 - 0.5 * shade)

@@ -1,0 +1,50 @@
+"""What several rooms' tests share: real data, default params, a folder to work in."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages  # noqa: F401  (sets the libraries' environment before they are imported)
+from aerialdreams.params import Params, load_params
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real FLAIR patches and OpenStreetMap data, which are not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data of ../shared/data are not here")
+    return SHARED
+
+
+@pytest.fixture
+def params() -> Params:
+    """The project's own params."""
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which a stage finds and leaves its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def real_raw(workdir: Path, shared: Path) -> Path:
+    """data/raw with the three real FLAIR patches and their metadata."""
+    shutil.copytree(shared / "flair", workdir / "data" / "raw")
+    return workdir / "data" / "raw"
+
+
+def changed(params: Params, **groups: Any) -> Params:
+    """Params with some values replaced, checked as from a file."""
+    values = params.model_dump()
+    for group, new in groups.items():
+        values[group] = values[group] | new if isinstance(values[group], dict) else new
+    return Params.model_validate(values)

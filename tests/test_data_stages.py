@@ -1,0 +1,155 @@
+"""tiff-to-png, lut-masks, class-percentages, captions and dataset, on real patches."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from aerialdreams.classes import class_fractions
+from aerialdreams.dataset import load_some, load_split
+from aerialdreams.errors import UserError
+from aerialdreams.files import path_md5
+from aerialdreams.params import Params
+from aerialdreams.patches import read_image, read_mask, read_tile
+from stages import captions, class_percentages, dataset, lut_masks, patch_index, tiff_to_png
+from tests.conftest import changed
+
+ZONES = {"000473": "D004_2021/Z6_NU", "034217": "D051_2019/Z15_UN", "084558": "D036_2020/Z17_UA"}
+
+
+@pytest.fixture
+def indexed(real_raw: Path, params: Params) -> Params:
+    """The three real patches, one in each split, indexed."""
+    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
+    real = changed(params, patch_index=domains)
+    patch_index.main(real)
+    return real
+
+
+def test_png_pixels_are_the_first_three_bands(indexed: Params, shared: Path) -> None:
+    assert tiff_to_png.main(indexed).startswith("3 PNG images")
+    for number, zone in ZONES.items():
+        bands = read_tile(shared / f"flair/{zone}/img/IMG_{number}.tif").bands
+        png = read_image(Path(f"data/images/IMG_{number}.png"))
+        assert np.array_equal(png, bands[:3].transpose(1, 2, 0))
+
+
+def test_output_bytes_do_not_depend_on_workers(indexed: Params) -> None:
+    hashes = set()
+    for workers in (1, 2):
+        one = changed(indexed, runtime={"workers": workers})
+        tiff_to_png.main(one)
+        lut_masks.main(one)
+        hashes.add((path_md5(Path("data/images")), path_md5(Path("data/masks"))))
+    assert len(hashes) == 1
+
+
+def test_mask_pngs_and_their_percentages(indexed: Params, shared: Path) -> None:
+    lut_masks.main(indexed)
+    class_percentages.main(indexed)
+    table = pq.read_table("data/class_percentages.parquet").to_pandas().set_index("patch_id")
+    for number, zone in ZONES.items():
+        ids = read_tile(shared / f"flair/{zone}/msk/MSK_{number}.tif").bands[0]
+        assert np.array_equal(read_mask(Path(f"data/masks/MSK_{number}.png")), ids)
+        for class_id in range(1, 20):
+            name = indexed.classes[class_id - 1].name
+            assert table.loc[number, name] == (ids == class_id).sum() / 512**2
+    assert table.sum(axis=1).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("number", ["066278", "067998", "076201"])
+def test_percentages_of_published_masks(shared: Path, params: Params, number: str) -> None:
+    """The shares that the predecessor published of its colour masks, to the last digit."""
+    picture = np.array(Image.open(shared / f"validation/MSK_{number}.png").convert("RGB"))
+    ids = np.zeros(picture.shape[:2], np.uint8)
+    for class_id, land_cover in enumerate(params.classes, start=1):
+        ids[(picture == land_cover.rgb).all(-1)] = class_id
+    text = (shared / f"validation/MSK_{number}_seg.json").read_text()
+    published = json.loads(text)["class_repartition"]
+    ours = dict(zip((c.name for c in params.classes), class_fractions(ids).tolist(), strict=True))
+    assert {name: share for name, share in ours.items() if share} == published
+
+
+def test_a_caption(params: Params) -> None:
+    shares = {"building": 0.2, "water": 0.5, "deciduous": 0.2, "vineyard": 0.009, "snow": 0.0}
+    place = {
+        "road": "Rue Molière",
+        "commune": "La Roche-sur-Yon",
+        "departement": "Vendée",
+        "region": None,
+        "country": "France",
+    }
+    assert captions.caption(shares, place, params.captions) == (
+        "Aerial view of Rue Molière, La Roche-sur-Yon, Vendée, France. water, building, deciduous."
+    )
+
+
+def test_a_caption_names_nothing_twice_and_is_nfc(params: Params) -> None:
+    place = {"commune": "Le\u0301ge", "departement": "Le\u0301ge"}
+    text = captions.caption({"water": 1.0}, place, params.captions)
+    assert text == "Aerial view of Lége. water."
+    assert captions.caption({"water": 0.004, "snow": 0.005}, {}, params.captions) == (
+        "Aerial view of France. snow."
+    )
+
+
+def test_captions_need_tables_of_the_same_patches(indexed: Params, workdir: Path) -> None:
+    with pytest.raises(UserError, match=r"class_percentages\.parquet: not found; `dvc repro`"):
+        captions.main(indexed)
+
+
+@pytest.fixture
+def built(indexed: Params) -> Params:
+    """The dataset of the three real patches."""
+    tiff_to_png.main(indexed)
+    lut_masks.main(indexed)
+    rows = [{"patch_id": number, "caption": f"Été {number}."} for number in sorted(ZONES)]
+    captions.write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+    assert dataset.main(indexed).startswith("3 patches in 3 shards")
+    return indexed
+
+
+def test_the_dataset_loads_with_hugging_face(built: Params, workdir: Path) -> None:
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(workdir / "data/dataset"), cache_dir=str(workdir / "cache"))
+    assert {split: len(loaded[split]) for split in loaded} == {
+        "train": 1,
+        "validation": 1,
+        "test": 1,
+    }
+    row = loaded["validation"][0]
+    assert row["caption"] == "Été 000473."
+    assert np.array_equal(np.array(row["mask"]), read_mask(Path("data/masks/MSK_000473.png")))
+    assert np.array_equal(np.array(row["image"]), read_image(Path("data/images/IMG_000473.png")))
+    assert (row["origin_x"], row["domain"]) == (961436.8, "D004_2021")
+
+
+def test_the_dataset_carries_the_files_and_the_credits(built: Params) -> None:
+    shard = "data/dataset/data/test-00000-of-00001.parquet"
+    image = pq.read_table(shard).to_pylist()[0]["image"]["bytes"]
+    assert image == Path("data/images/IMG_034217.png").read_bytes()
+    assert Image.open(io.BytesIO(image)).size == (512, 512)
+    card = Path("data/dataset/README.md").read_text()
+    assert "IGN, Licence Ouverte 2.0" in card
+    assert "OpenStreetMap contributors, ODbL 1.0" in card
+
+
+def test_reading_a_split_at_another_size(built: Params) -> None:
+    split = load_split("train", 64)
+    assert split.images.shape == (1, 64, 64, 3)
+    full = read_image(Path("data/images/IMG_084558.png")).astype(float)
+    blocks = full.reshape(64, 8, 64, 8, 3).mean((1, 3))
+    assert np.abs(split.images[0] - blocks).max() <= 1  # area average, rounded
+    assert load_some("train", 5, 64).patch_ids == ["084558"]
+
+
+def test_a_damaged_shard_is_named(built: Params) -> None:
+    shard = Path("data/dataset/data/test-00000-of-00001.parquet")
+    shard.write_bytes(shard.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"test-00000-of-00001\.parquet: cannot be read"):
+        load_split("test", 64)

@@ -1,0 +1,128 @@
+"""The models' parts: conditions, targets, the judge, and an untrained ControlNet that is silent."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from aerialdreams.diffusion import (
+    Base,
+    draw_noise,
+    generate,
+    load_base,
+    make_pipeline,
+    new_controlnet,
+    one_hot,
+    target_of,
+    to_tensor,
+)
+from aerialdreams.errors import UserError
+from aerialdreams.params import Params
+from aerialdreams.segmenter import Segmenter
+from aerialdreams.training import set_up_torch
+from stages.base_model import new_text_encoder, new_tokenizer, new_unet, new_vae
+
+CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. deciduous."]
+
+
+@pytest.fixture
+def base(params: Params) -> Base:
+    """The tiny base model with random weights."""
+    device = set_up_torch(1)
+    tokenizer = new_tokenizer(CAPTIONS, params.base_model.text)
+    return Base(
+        vae=new_vae(params.base_model, 64),
+        text_encoder=new_text_encoder(params.base_model, len(tokenizer)),
+        tokenizer=tokenizer,
+        unet=new_unet(params.base_model, 16),
+        scheduler=DDPMScheduler(prediction_type=params.base_model.unet.prediction),
+    ).to(device)
+
+
+def test_one_hot_is_the_mask() -> None:
+    mask = np.array([[[1, 19], [7, 7]]], np.uint8)
+    planes = one_hot(mask)
+    assert planes.shape == (1, 19, 2, 2)
+    assert (planes.argmax(1) + 1).tolist() == mask.tolist()
+    assert planes.sum() == 4
+
+
+def test_pixels_as_numbers() -> None:
+    tensor = to_tensor(np.array([[[[0, 127, 255]]]], np.uint8))
+    assert tensor.shape == (1, 3, 1, 1)
+    assert tensor.flatten().tolist() == pytest.approx([-1, -0.00392, 1], abs=1e-4)
+
+
+def test_noise_is_a_function_of_seed_step_and_place() -> None:
+    noise, times = draw_noise(1, 2, (4, 3, 2, 2), 1000)
+    again, _ = draw_noise(1, 2, (2, 3, 2, 2), 1000)
+    assert torch.equal(noise[:2], again)
+    assert not torch.equal(noise[0], noise[1])
+    assert times.min() >= 0 and times.max() < 1000
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_target_follows_the_scheduler(kind: str) -> None:
+    scheduler = DDPMScheduler(prediction_type=kind)
+    clean, noise = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    if kind == "sample":
+        with pytest.raises(UserError, match="prediction_type 'sample' is not known"):
+            target_of(scheduler, clean, noise, torch.tensor([500]))
+        return
+    target = target_of(scheduler, clean, noise, torch.tensor([500]))
+    root = float((1 - scheduler.alphas_cumprod[500]) ** 0.5)
+    assert target.mean() == pytest.approx(0 if kind == "epsilon" else -root, abs=1e-6)
+
+
+def test_a_tokenizer_of_our_own(base: Base) -> None:
+    tokens = base.tokenizer("Aerial view of Été.").input_ids
+    assert base.tokenizer.decode(tokens, skip_special_tokens=True) == "aerial view of été ."
+    assert base.tokenizer.model_max_length == 77
+
+
+def test_an_untrained_controlnet_changes_nothing(base: Base, params: Params) -> None:
+    """What evaluation calls `untrained`: scale 0 is the ControlNet before its first step."""
+    controlnet = new_controlnet(base.unet, params.train_controlnet.embedding_channels, 3).eval()
+    pipeline = make_pipeline(base, controlnet)
+    masks = np.full((2, 64, 64), 5, np.uint8)
+
+    def images(scale: float, ids: list[str], captions: list[str]) -> np.ndarray:
+        settings = {"num_inference_steps": 2, "guidance_scale": 1.0}
+        scale_setting = {"controlnet_conditioning_scale": scale}
+        return generate(pipeline, masks, captions, ids, 4, **settings, **scale_setting)
+
+    untrained = images(1.0, ["000001", "000002"], CAPTIONS)
+    assert untrained.shape == (2, 64, 64, 3)
+    assert np.array_equal(untrained, images(0.0, ["000001", "000002"], CAPTIONS))
+    # An image is its patch's own, wherever it stands in a batch.
+    assert np.array_equal(untrained[::-1], images(0.0, ["000002", "000001"], CAPTIONS[::-1]))
+
+
+def test_a_base_model_survives_its_folder(base: Base, tmp_path: Path) -> None:
+    for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
+        getattr(base, name).save_pretrained(tmp_path / name)
+    again = load_base(tmp_path)
+    assert again.tokenizer(CAPTIONS).input_ids == base.tokenizer(CAPTIONS).input_ids
+    for name in ("vae", "text_encoder", "unet"):
+        ours, theirs = getattr(base, name).state_dict(), getattr(again, name).state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no base model"):
+        load_base(tmp_path)
+    with pytest.raises(UserError, match="no segmenter"):
+        Segmenter.load(tmp_path)
+
+
+def test_the_judge_survives_its_folder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    judge = Segmenter([8, 16, 24]).eval()
+    judge.save(tmp_path)
+    images = torch.randn(2, 3, 32, 32)
+    again = Segmenter.load(tmp_path)
+    assert torch.equal(judge(images), again(images))
+    assert judge(images).shape == (2, 19, 32, 32)
+    assert again.features(images).shape == (2, 24)

@@ -1,0 +1,86 @@
+"""params.yaml: what is wrong with it is said by key, before any work."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aerialdreams.errors import UserError
+from aerialdreams.params import Params, flatten, load_params
+from tests.conftest import ROOT
+
+
+def load_changed(tmp_path: Path, *path: str, value: object = None, remove: bool = False) -> Params:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    if remove:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_params(file)
+
+
+def test_the_projects_own_params_are_valid() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params.classes[0].name == "building"
+    assert params.classes[17].rgb == (0x99, 0x99, 0xFF)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("captions", "flor_percent"), 1, r"captions\.flor_percent: unknown key"),
+        (("train_controlnet", "steps"), 0, r"train_controlnet\.steps: is 0; .*greater than"),
+        (("raw_patches", "source"), "ftp", r"raw_patches\.source: is 'ftp'; .*'sample'"),
+        (("captions", "template"), "{town}", r"captions\.template: fields are \{place\} and"),
+        (("patch_index", "test_domains"), ["D014_2020"], r"patch_index: D014_2020: in both"),
+        (("patch_index", "test_domains"), ["Paris"], r"patch_index\.test_domains\.0: is 'Paris'"),
+        (("image_size",), 100, r"image_size: is 100; .*multiple of 32"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named(
+    tmp_path: Path, path: tuple[str, ...], value: object, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_changed(tmp_path, *path, value=value)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"captions\.template: missing"):
+        load_changed(tmp_path, "captions", "template", remove=True)
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["imagesize"] = 1
+    values["captions"]["floor_percent"] = 200
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"(?s)floor_percent: is 200.*imagesize: unknown key"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_the_class_table_has_nineteen_rows(tmp_path: Path) -> None:
+    table = yaml.safe_load((ROOT / "params.yaml").read_text())["classes"]
+    with pytest.raises(UserError, match=r"classes: 18 entries; FLAIR #1 has 19"):
+        load_changed(tmp_path, "classes", value=table[:18])
+    with pytest.raises(UserError, match=r"classes: colour '#db0e9a' is used twice"):
+        load_changed(tmp_path, "classes", value=[*table[:18], table[0] | {"name": "more"}])
+
+
+def test_no_file_and_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not found; run from the project's root"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("captions: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_flat_names_are_those_of_dvc(params: Params) -> None:
+    flat = flatten(params)
+    assert flat["base_model.vae.steps"] == params.base_model.vae.steps
+    assert all(re.fullmatch(r"[\w.]+", key) for key in flat)

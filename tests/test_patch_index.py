@@ -1,0 +1,140 @@
+"""patch-index: the real patches come out right, a bad one is set aside with its reason."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from aerialdreams.errors import UserError
+from aerialdreams.params import Params
+from aerialdreams.patches import read_index
+from stages import patch_index
+from tests.conftest import changed
+
+IMAGE = "D051_2019/Z15_UN/img/IMG_034217.tif"
+MASK = "D051_2019/Z15_UN/msk/MSK_034217.tif"
+
+
+@pytest.fixture
+def real(params: Params) -> Params:
+    """Params that make one of the three real patches' domains validation, one test."""
+    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
+    return changed(params, patch_index=domains | {"max_rejected": 0.5})
+
+
+def rejected() -> list[dict[str, str]]:
+    with Path("data/rejected.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_patch(raw: Path, number: str) -> tuple[Path, Path]:
+    """A good copy of a real patch under another number."""
+    image, mask = raw / IMAGE, raw / MASK
+    new = image.with_name(f"IMG_{number}.tif"), mask.with_name(f"MSK_{number}.tif")
+    shutil.copy(image, new[0])
+    shutil.copy(mask, new[1])
+    return new
+
+
+def repaint(path: Path, value: int) -> None:
+    with rasterio.open(path, "r+") as file:
+        pixels = file.read()
+        pixels[0, 10, 10] = value
+        file.write(pixels)
+
+
+def test_real_patches(real_raw: Path, real: Params) -> None:
+    assert patch_index.main(real) == "3 patches (1 train, 1 validation, 1 test), 0 set aside"
+    index = read_index().set_index("patch_id")
+    row = index.loc["000473"]
+    assert (row["domain"], row["zone"], row["split"]) == ("D004_2021", "Z6_NU", "validation")
+    # IGN's transform, rounded; the metadata's centroid is another place.
+    assert (row["origin_x"], row["origin_y"]) == (961436.8, 6329262.4)
+    # The centre of the patch lies in the Alpes-de-Haute-Provence, east of Digne.
+    assert row["longitude"] == pytest.approx(6.23, abs=0.02)
+    assert row["latitude"] == pytest.approx(44.01, abs=0.02)
+    assert (row["date"], row["camera"]) == ("2021-07-09", "UCE-M3-f120-s06")
+    assert index["time"].isna().any()  # IGN's metadata lack it here
+    assert rejected() == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda image, mask: image.write_bytes(image.read_bytes()[:90_000]), "cannot be read"),
+        (lambda image, mask: repaint(mask, 0), "class id 0, not 1 to 19"),
+        (lambda image, mask: repaint(mask, 20), "class id 20, not 1 to 19"),
+        (lambda image, mask: mask.unlink(), "no mask with this number"),
+        (lambda image, mask: image.unlink(), "no image with this number"),
+        (lambda image, mask: shutil.copy(mask, image), "shape (1, 512, 512), not (5, 512, 512)"),
+    ],
+    ids=["truncated", "id 0", "id 20", "no mask", "no image", "mask as image"],
+)
+def test_one_bad_patch_is_set_aside(real_raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
+    harm(*add_patch(real_raw, "999999"))
+    assert patch_index.main(real).endswith("1 set aside")
+    assert read_index()["patch_id"].tolist() == ["000473", "034217", "084558"]
+    (row,) = rejected()
+    assert row["patch_id"] == "999999"
+    assert "999999.tif" in row["file"]
+    assert reason in row["reason"]
+
+
+def test_a_shifted_mask_is_set_aside(real_raw: Path, real: Params) -> None:
+    _, mask = add_patch(real_raw, "999999")
+    with rasterio.open(mask, "r+") as file:
+        file.transform = file.transform @ rasterio.Affine.translation(5, 0)
+    patch_index.main(real)
+    assert "its image at" in rejected()[0]["reason"]
+
+
+def test_too_many_bad_patches_stop(real_raw: Path, real: Params) -> None:
+    repaint(add_patch(real_raw, "999999")[1], 0)
+    strict = changed(real, patch_index={"max_rejected": 0.1})
+    with pytest.raises(
+        UserError, match=r"1 of 4 patches are bad, more than patch_index\.max_rejec"
+    ):
+        patch_index.main(strict)
+    assert not Path("data/patches.parquet").exists()
+    assert rejected()[0]["patch_id"] == "999999"  # the whole list is there to look at
+
+
+def test_a_number_twice_is_set_aside(real_raw: Path, real: Params) -> None:
+    other = real_raw / "D051_2019/Z16_UN/img"
+    other.mkdir(parents=True)
+    shutil.copy(real_raw / IMAGE, other)
+    relaxed = changed(real, patch_index={"test_domains": ["D036_2020"]})
+    with pytest.raises(UserError, match="no good patch for the train split"):
+        patch_index.main(relaxed)
+    assert "a second image with this number" in rejected()[0]["reason"]
+
+
+def test_missing_or_broken_metadata(real_raw: Path, real: Params) -> None:
+    path = real_raw / "flair-1_metadata_aerial.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"flair-1_metadata_aerial\.json: not valid JSON"):
+        patch_index.main(real)
+    path.unlink()
+    with pytest.raises(
+        UserError, match=r"flair-1_metadata_aerial\.json: not found.*set patch_index"
+    ):
+        patch_index.main(real)
+
+
+def test_an_empty_folder(workdir: Path, real: Params) -> None:
+    (workdir / "data/raw").mkdir(parents=True)
+    (workdir / "data/raw/flair-1_metadata_aerial.json").write_text("{}")
+    with pytest.raises(UserError, match=r"data/raw: no IMG_nnnnnn\.tif"):
+        patch_index.main(real)
+
+
+def test_an_image_of_another_projection_is_a_flaw(real_raw: Path) -> None:
+    tile = patch_index.read_tile(real_raw / IMAGE)
+    assert patch_index.image_flaw(tile) is None
+    assert patch_index.image_flaw(tile._replace(epsg=32631)) == "EPSG:32631, not EPSG:2154"
+    assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel=(0.5, 0.5))))
+    wide = tile._replace(bands=tile.bands.astype(np.uint16))
+    assert "uint16" in str(patch_index.image_flaw(wide))

@@ -1,0 +1,67 @@
+"""Tiles and PNG files: pixels, ids and colours survive; damage is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aerialdreams.classes import bad_ids, class_fractions, colours
+from aerialdreams.errors import UserError
+from aerialdreams.params import Params
+from aerialdreams.patches import read_image, read_mask, read_tile, resize_mask, write_mask
+
+
+def test_a_real_tile(shared: Path) -> None:
+    tile = read_tile(shared / "flair/D004_2021/Z6_NU/img/IMG_000473.tif")
+    assert tile.bands.shape == (5, 512, 512)
+    assert tile.epsg == 2154
+    assert tile.origin == pytest.approx((961436.8, 6329262.4), abs=1e-6)
+    assert tile.pixel == pytest.approx((0.2, 0.2))
+
+
+def test_a_real_masks_crs_has_no_code(shared: Path) -> None:
+    assert read_tile(shared / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").epsg is None
+
+
+def test_a_cut_tile_is_named(shared: Path, tmp_path: Path) -> None:
+    whole = (shared / "flair/D004_2021/Z6_NU/img/IMG_000473.tif").read_bytes()
+    cut = tmp_path / "IMG_000473.tif"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"IMG_000473\.tif: cannot be read .*fetch it again"):
+        read_tile(cut)
+
+
+def test_a_mask_keeps_ids_and_shows_colours(shared: Path, tmp_path: Path, params: Params) -> None:
+    ids = read_tile(shared / "flair/D036_2020/Z17_UA/msk/MSK_084558.tif").bands[0]
+    path = tmp_path / "MSK_084558.png"
+    write_mask(path, ids, params.classes)
+    assert np.array_equal(read_mask(path), ids)
+    with Image.open(path) as image:
+        assert np.array_equal(np.array(image.convert("RGB")), colours(ids, params.classes))
+    assert colours(np.array([[1, 13]], np.uint8), params.classes).tolist() == [
+        [[0xDB, 0x0E, 0x9A], [0x3D, 0xE6, 0xEB]]
+    ]
+
+
+def test_a_smaller_mask_has_no_new_id(shared: Path) -> None:
+    ids = read_tile(shared / "flair/D036_2020/Z17_UA/msk/MSK_084558.tif").bands[0]
+    small = resize_mask(ids, 128)
+    assert small.shape == (128, 128)
+    # Nearest neighbour: each pixel is one of the sixteen that it stands for.
+    blocks = ids.reshape(128, 4, 128, 4).transpose(0, 2, 1, 3).reshape(128, 128, 16)
+    assert (blocks == small[..., None]).any(-1).all()
+
+
+def test_a_mask_without_palette_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="is a L image, not P"):
+        read_mask(tmp_path / "a.png")
+    with pytest.raises(UserError, match="not found"):
+        read_image(tmp_path / "b.png")
+
+
+def test_bad_ids_and_fractions() -> None:
+    mask = np.array([[0, 1, 1, 19], [20, 255, 1, 2]], np.uint8)
+    assert bad_ids(mask) == [0, 20, 255]
+    assert class_fractions(mask)[:2].tolist() == [3 / 8, 1 / 8]

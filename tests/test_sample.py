@@ -1,0 +1,116 @@
+"""The sample world: FLAIR's shape, one land cut into patches, the same bytes every time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+
+from aerialdreams.files import path_md5
+from aerialdreams.params import Params
+from aerialdreams.patches import read_tile
+from stages import osm_metadata, patch_index, raw_patches
+from tests.conftest import changed
+
+ZONES = {"D038_2021": ["Z1_UA"], "D014_2020": ["Z1_HF"], "D022_2021": ["Z1_NU"]}
+
+
+@pytest.fixture
+def small(params: Params) -> Params:
+    return changed(params, raw_patches={"zones": ZONES, "zone_side": 2})
+
+
+@pytest.fixture
+def world(workdir: Path, small: Params) -> Path:
+    summary = raw_patches.main(small)
+    assert summary == "12 patches in 3 zones of 3 domains drawn"
+    return workdir / "data/raw"
+
+
+def test_tiles_have_the_shape_of_the_real_ones(world: Path, shared: Path) -> None:
+    real = shared / "flair/D004_2021/Z6_NU"
+    for kind, sample in (("img/IMG", "000001"), ("msk/MSK", "000001")):
+        with (
+            rasterio.open(f"{real}/{kind}_000473.tif") as theirs,
+            rasterio.open(f"{world}/D038_2021/Z1_UA/{kind}_{sample}.tif") as ours,
+        ):
+            for field in ("driver", "dtype", "nodata", "width", "height", "count"):
+                assert ours.profile[field] == theirs.profile[field]
+            # The masks' broken CRS included.
+            assert ours.crs.to_wkt() == theirs.crs.to_wkt()
+            assert ours.res == pytest.approx(theirs.res)
+    metadata = json.loads((world / "flair-1_metadata_aerial.json").read_text())
+    theirs_keys = set().union(
+        *json.loads((shared / "flair/flair-1_metadata_aerial.json").read_text()).values()
+    )
+    assert {key for entry in metadata.values() for key in entry} == theirs_keys
+
+
+def test_neighbours_continue_each_other(world: Path) -> None:
+    zone = world / "D038_2021/Z1_UA"
+    west, east, south = (read_tile(zone / f"img/IMG_00000{n}.tif") for n in (1, 2, 3))
+    assert east.origin == pytest.approx((west.origin[0] + 102.4, west.origin[1]))
+    assert south.origin == pytest.approx((west.origin[0], west.origin[1] - 102.4))
+    image = west.bands[:3].astype(int)
+    inside = np.abs(image[:, :, -1] - image[:, :, -2]).mean()
+    across = np.abs(image[:, :, -1] - east.bands[:3, :, 0]).mean()
+    assert across < 2 * inside
+
+
+def test_masks_are_valid_and_of_blocks(world: Path) -> None:
+    seen = set()
+    for path in world.rglob("MSK_*.tif"):
+        mask = read_tile(path).bands[0]
+        assert (mask[::2, ::2] == mask[1::2, 1::2]).all()
+        seen |= set(np.unique(mask).tolist())
+    assert seen <= set(range(1, 20))
+    assert len(seen) >= 12
+
+
+def test_infrared_and_heights_fit_the_classes(world: Path) -> None:
+    infrared: dict[int, list[float]] = {}
+    height: dict[int, list[float]] = {}
+    for path in world.rglob("MSK_*.tif"):
+        mask = read_tile(path).bands[0]
+        image = read_tile(Path(str(path).replace("msk", "img").replace("MSK", "IMG"))).bands
+        for class_id in np.unique(mask).tolist():
+            infrared.setdefault(class_id, []).append(float(image[3][mask == class_id].mean()))
+            height.setdefault(class_id, []).append(float(image[4][mask == class_id].mean()) / 5)
+    assert np.mean(infrared[7]) > 1.4 * np.mean(infrared[3])  # deciduous, impervious surface
+    assert 4 < np.mean(height[1]) < 7.5  # buildings, metres
+    assert np.mean(height[3]) < 0.1
+
+
+def test_the_same_bytes_for_any_number_of_workers(world: Path, small: Params) -> None:
+    before = path_md5(world)
+    raw_patches.main(changed(small, runtime={"workers": 1}))
+    assert path_md5(world) == before
+    raw_patches.main(changed(small, raw_patches={"seed": 1}))
+    assert path_md5(world) != before
+
+
+def test_places_nest_and_a_border_runs_through_a_zone(world: Path, small: Params) -> None:
+    patch_index.main(small)
+    osm_metadata.main(small)
+    index = pd.read_parquet("data/patches.parquet")
+    places = index.merge(pd.read_parquet("data/osm_metadata.parquet"), on="patch_id")
+    assert places[["country", "region", "departement", "commune", "place"]].notna().all().all()
+    assert (places["departement_code"] == places["domain"].str[2:4]).all()
+    assert (places["insee"].str[:2] == places["departement_code"]).all()
+    zones = places.groupby(["domain", "zone"])
+    assert (zones["commune"].nunique() == 2).all()  # each domain's first zone lies on a border
+    # Two départements are a région.
+    assert places.groupby("departement")["region"].nunique().eq(1).all()
+    assert places["region"].nunique() == 2
+
+
+def test_centroids_are_as_wrong_as_the_real_ones(world: Path) -> None:
+    metadata = json.loads((world / "flair-1_metadata_aerial.json").read_text())
+    off = []
+    for path in sorted(world.rglob("IMG_*.tif")):
+        tile, entry = read_tile(path), metadata[path.stem]
+        off.append(abs(entry["patch_centroid_x"] - tile.origin[0] - 51.2))
+    assert 0 < sum(value > 0.1 for value in off) < len(off)
+    assert max(off) <= 24

@@ -1,0 +1,80 @@
+"""Draws that are functions, and a training that goes on where it was killed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aerialdreams.errors import WorkError
+from aerialdreams.training import (
+    Checkpoint,
+    LossCurve,
+    draw_batch,
+    drop_captions,
+    scheduled_rate,
+    set_up_torch,
+    take_step,
+    training_steps,
+)
+
+
+def test_an_epoch_draws_every_sample_once() -> None:
+    drawn = [sample for step in range(6) for sample in draw_batch(7, step, 5, 10)]
+    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+    assert draw_batch(7, 3, 5, 10) == drawn[15:20]  # a step needs nothing but its number
+    assert draw_batch(8, 0, 10, 10) != drawn[:10]
+
+
+def test_captions_are_dropped_at_their_share() -> None:
+    rows = [row for step in range(500) for row in drop_captions([3, 4], 0.1, 0, step)]
+    assert set(rows) == {3, 4, -1}
+    assert 0.07 < rows.count(-1) / len(rows) < 0.13
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [scheduled_rate(step, 100, 1.0, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == rates[9] == 1.0
+    assert rates[99] < 0.02
+
+
+def train(path: Path, steps: int, stop: int | None = None) -> dict[str, torch.Tensor]:
+    """A small training; with `stop` it dies there, as if killed between two checkpoints."""
+    set_up_torch(1)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = LossCurve("test")
+    parts = {"model": model, "optimizer": optimizer, "losses": losses}
+    for step in training_steps(Checkpoint(path, parts), steps, 5, "test"):
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.tensor(draw_batch(1, step, 4, 32)).float()
+        loss = (model(x) - x.roll(1)).square().mean()
+        take_step(optimizer, loss)
+        losses.add(loss)
+    return model.state_dict() | {"losses": torch.stack(losses.values)}
+
+
+@pytest.mark.parametrize("stop", [3, 5, 13, 19])
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, stop: int) -> None:
+    whole = train(tmp_path / "a.pt", 20)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b.pt", 20, stop)
+    resumed = train(tmp_path / "b.pt", 20)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
+    losses = LossCurve("ControlNet")
+    with pytest.raises(WorkError, match="ControlNet: the loss is nan at step 50; lower"):
+        for _ in range(60):
+            losses.add(torch.tensor(float("nan")))
+
+
+def test_means_cover_every_step() -> None:
+    losses = LossCurve("x")
+    for value in range(7):
+        losses.add(torch.tensor(float(value)))
+    assert losses.means(3) == [(3, 1.0), (6, 4.0), (7, 6.0)]
