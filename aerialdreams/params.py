@@ -91,6 +91,7 @@ class Vae(_Group):
     latent_channels: int = Field(ge=1)
     crop: int = Field(ge=16, multiple_of=16)
     kl_weight: float = Field(ge=0)
+    code_deviation: float = Field(gt=0)
     steps: Steps
     batch: Batch
     learning_rate: LearningRate

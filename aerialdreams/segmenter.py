@@ -16,17 +16,18 @@ SEGMENTER = Path("models/segmenter")
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.GroupNorm(8, outputs),
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
         nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.GroupNorm(8, outputs),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
         nn.SiLU(),
     )
 
 
 class Segmenter(nn.Module):
-    """U-Net (Ronneberger et al. 2015) with group normalisation.
+    """U-Net (Ronneberger et al. 2015) with batch normalisation, which leaves colours comparable
+    from image to image.
 
     Args:
         channels: width of each level; each level has half the last one's resolution.

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -63,6 +64,9 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
         return _fail(name, str(error), USER_ERROR)
     except WorkError as error:
         return _fail(name, str(error), FAILED)
+    except BrokenProcessPool:
+        advice = "was it out of memory? lower runtime.workers"
+        return _fail(name, f"a worker process was killed; {advice}, then `dvc repro`", FAILED)
     except KeyboardInterrupt:
         return _fail(name, "interrupted; `dvc repro` goes on from what is saved", INTERRUPTED)
     except OSError as error:

@@ -94,10 +94,19 @@ class Checkpoint:
         return int(saved["step"])
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps beside the old one, then replace it."""
+        """Write the state after `step` steps beside the old one, then replace it.
+
+        Raises:
+            WorkError: it cannot be written; the old one is as it was.
+        """
         states = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
-        torch.save({"step": step, "parts": states}, partial)
+        try:
+            torch.save({"step": step, "parts": states}, partial)
+        except RuntimeError as error:  # what torch makes of a full disk
+            partial.unlink(missing_ok=True)
+            reason = str(error).splitlines()[0]
+            raise WorkError(f"{self.path}: cannot be written ({reason}); free some space") from None
         partial.replace(self.path)
 
     def remove(self) -> None:

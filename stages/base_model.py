@@ -40,6 +40,7 @@ VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
 TOKENS = 77  # CLIP's
 WARMUP = 50
+NORM_GROUPS = 4  # few, for each takes its own mean and contrast out of the image
 
 
 def main(params: Params) -> str:
@@ -105,7 +106,7 @@ def new_vae(stage: BaseModelParams, size: int) -> AutoencoderKL:
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
         latent_channels=stage.vae.latent_channels,
-        norm_num_groups=8,
+        norm_num_groups=NORM_GROUPS,
         mid_block_add_attention=False,  # it would learn from crops and meet whole images
         sample_size=size,
     )
@@ -126,7 +127,7 @@ def train_vae(
 ) -> None:
     """Learn to code random crops of the train images; sets the VAE's scaling factor at the end."""
     settings, device = stage.vae, next(vae.parameters()).device
-    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0)
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0, fused=True)
     checkpoint.parts["optimizer"] = optimizer
     for step in training_steps(checkpoint, settings.steps, every, "VAE"):
         set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
@@ -141,8 +142,10 @@ def train_vae(
         take_step(optimizer, loss)
         checkpoint.parts["losses"].add(loss)
     vae.requires_grad_(False).eval()
-    # The UNet is to see codes of deviation 1.
-    vae.register_to_config(scaling_factor=round(1 / float(encode(vae, train).std()), 4))
+    # The stronger the code beside the noise of deviation 1, the more of the training goes to what
+    # is where, and the less to grain (input scaling of Chen 2023, arXiv 2301.10972).
+    factor = settings.code_deviation / float(encode(vae, train).std())
+    vae.register_to_config(scaling_factor=round(factor, 4))
 
 
 def draw_crops(train: Split, settings: Vae, seed: int, step: int) -> NDArray[np.uint8]:
@@ -205,7 +208,7 @@ def new_unet(stage: BaseModelParams, size: int) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=NORM_GROUPS,
         cross_attention_dim=stage.text.width,
         attention_head_dim=4,
     )
@@ -225,7 +228,7 @@ def train_unet(
     the empty caption."""
     settings, device = stage.unet, next(unet.parameters()).device
     weights = [*text_encoder.parameters(), *unet.parameters()]
-    optimizer = torch.optim.AdamW(weights, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.01, fused=True)
     checkpoint.parts["optimizer"] = optimizer
     for step in training_steps(checkpoint, settings.steps, every, "UNet"):
         set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))

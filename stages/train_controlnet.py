@@ -69,7 +69,7 @@ def main(params: Params) -> str:
     looks = load_some("validation", stage.images, params.image_size)
 
     controlnet = new_controlnet(base.unet, stage.embedding_channels, stage.seed).train()
-    optimizer = torch.optim.AdamW(controlnet.parameters(), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(controlnet.parameters(), weight_decay=0.01, fused=True)
     model, optimizer = accelerator.prepare(controlnet, optimizer)
     losses = LossCurve("ControlNet")
     checkpoint = Checkpoint(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 import aerialdreams
+from aerialdreams.classes import class_fractions
 from aerialdreams.diffusion import to_tensor
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.params import Params, TrainSegmenter
@@ -54,7 +55,8 @@ def main(params: Params) -> str:
 
     torch.manual_seed(stage.seed)
     model, losses = Segmenter(stage.channels).to(device), LossCurve("segmenter")
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01, fused=True)
+    weights = class_weights(masks).to(device)
     checkpoint = Checkpoint(
         scratch() / f"train-segmenter-{key}.pt",
         {"model": model, "optimizer": optimizer, "losses": losses},
@@ -64,7 +66,7 @@ def main(params: Params) -> str:
         pictures, ids = draw(images, masks, stage, step)
         logits = model(to_tensor(pictures).to(device))
         target = torch.from_numpy(ids).long().to(device) - 1
-        loss = torch.nn.functional.cross_entropy(logits, target)
+        loss = torch.nn.functional.cross_entropy(logits, target, weights)
         take_step(optimizer, loss)
         losses.add(loss)
 
@@ -87,6 +89,16 @@ def load_train(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     images = [resize_image(read_image(IMAGES / f"IMG_{number}.png"), size) for number in train]
     masks = [resize_mask(read_mask(MASKS / f"MSK_{number}.png"), size) for number in train]
     return np.stack(images), np.stack(masks)
+
+
+def class_weights(masks: NDArray[np.uint8]) -> torch.Tensor:
+    """Weight of each class in the loss, (19,): the root of its rarity, or a rare one is never named.
+
+    The mean over all pixels is 1; a class that no mask has weighs nothing.
+    """
+    shares = torch.from_numpy(class_fractions(masks))
+    roots = torch.where(shares > 0, shares.rsqrt(), 0.0)
+    return (roots / (roots * shares).sum()).float()
 
 
 def draw(

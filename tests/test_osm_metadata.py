@@ -54,7 +54,9 @@ def test_roads_and_places_near_by(located: tuple[pd.DataFrame, list[str]], param
     rows = located[0].set_index("patch_id")
     assert rows.loc["000003", "road_distance"] < 50
     assert isinstance(rows.loc["000003", "road"], str)
-    assert rows.loc["000003", "place"] == "Monaco-Ville"
+    assert rows.loc["000004", "place"] == "Èze"
+    assert rows.loc["000004", "place_kind"] == "village"
+    assert rows.loc["000004", "place_distance"] < 300
     assert pd.isna(rows.loc["000005", "road"])  # no road in the sea
     assert rows["road_distance"].max() <= params.osm_metadata.max_road_distance
 

@@ -53,9 +53,9 @@ def test_real_patches(real_raw: Path, real: Params) -> None:
     assert (row["domain"], row["zone"], row["split"]) == ("D004_2021", "Z6_NU", "validation")
     # IGN's transform, rounded; the metadata's centroid is another place.
     assert (row["origin_x"], row["origin_y"]) == (961436.8, 6329262.4)
-    # The centre of the patch lies in the Alpes-de-Haute-Provence, east of Digne.
-    assert row["longitude"] == pytest.approx(6.23, abs=0.02)
-    assert row["latitude"] == pytest.approx(44.01, abs=0.02)
+    # By the formulas of the Lambert conformal conic projection, worked out apart from PROJ.
+    assert row["longitude"] == pytest.approx(6.2618849, abs=1e-6)
+    assert row["latitude"] == pytest.approx(44.0132870, abs=1e-6)
     assert (row["date"], row["camera"]) == ("2021-07-09", "UCE-M3-f120-s06")
     assert index["time"].isna().any()  # IGN's metadata lack it here
     assert rejected() == []

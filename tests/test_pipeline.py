@@ -29,8 +29,9 @@ def modules_of(path: Path) -> frozenset[str]:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("aerialdreams."):
             name = str(node.module).split(".")[1]
             module = ROOT / "aerialdreams" / f"{name}.py"
-            found |= {name} | (modules_of(module) if module.exists() else set())
-    return frozenset(found - PLUMBING)
+            if name not in PLUMBING:
+                found |= {name} | (modules_of(module) if module.exists() else set())
+    return frozenset(found)
 
 
 def test_every_stage_of_the_design_is_there() -> None:
