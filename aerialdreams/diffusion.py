@@ -139,6 +139,15 @@ def embed(base: Base, captions: list[str]) -> Tensor:
     return embedding
 
 
+def draw_codes(mean: Tensor, std: Tensor, seed: int, step: int) -> Tensor:
+    """Codes of a step's images, drawn from their means and deviations; see `draw_noise`."""
+    noise = [
+        torch.randn(mean.shape[1:], generator=generator(seed, "codes", step, place))
+        for place in range(len(mean))
+    ]
+    return mean + std * torch.stack(noise)
+
+
 def draw_noise(
     seed: int, step: int, shape: tuple[int, ...], timesteps: int
 ) -> tuple[Tensor, Tensor]:

@@ -94,6 +94,7 @@ class Vae(_Group):
     code_deviation: float = Field(gt=0)
     steps: Steps
     batch: Batch
+    whole_steps: int = Field(ge=0)
     learning_rate: LearningRate
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import aerialdreams
 from aerialdreams.dataset import DATASET, Split, load_split
-from aerialdreams.diffusion import BASE, draw_noise, target_of, to_tensor, tokenize
+from aerialdreams.diffusion import BASE, draw_codes, draw_noise, target_of, to_tensor, tokenize
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.params import BaseModelParams, Params, Text, Vae
 from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
@@ -54,7 +55,7 @@ def main(params: Params) -> str:
     vae_state = scratch() / f"base-model-vae-{key}.pt"
     checkpoint = Checkpoint(vae_state, {"vae": vae, "losses": vae_losses})
     train_vae(vae, train, stage, checkpoint, every)
-    latents = encode(vae, train) * vae.config["scaling_factor"]
+    codes = encode(vae, train)
 
     tokenizer = new_tokenizer(train.captions, stage.text)
     text_encoder = new_text_encoder(stage, len(tokenizer)).to(device)
@@ -72,7 +73,8 @@ def main(params: Params) -> str:
     tokens = tokenize(tokenizer, [*train.captions, ""])
     parts = {"text_encoder": text_encoder, "unet": unet, "losses": unet_losses}
     checkpoint = Checkpoint(unet_state, parts)
-    train_unet(text_encoder, unet, scheduler, latents, tokens, stage, checkpoint, every)
+    factor = vae.config["scaling_factor"]
+    train_unet(text_encoder, unet, scheduler, codes, factor, tokens, stage, checkpoint, every)
 
     with whole_folder(BASE) as folder:
         StableDiffusionPipeline(
@@ -92,7 +94,8 @@ def main(params: Params) -> str:
         state.unlink(missing_ok=True)
     sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
     return (
-        f"VAE of {sizes[0]:.2f} M weights trained for {stage.vae.steps} steps, text encoder of"
+        f"VAE of {sizes[0]:.2f} M weights trained for"
+        f" {stage.vae.steps + stage.vae.whole_steps} steps, text encoder of"
         f" {sizes[1]:.2f} M and UNet of {sizes[2]:.2f} M for {stage.unet.steps}"
     )
 
@@ -125,31 +128,42 @@ def vae_factor(vae: AutoencoderKL) -> int:
 def train_vae(
     vae: AutoencoderKL, train: Split, stage: BaseModelParams, checkpoint: Checkpoint, every: int
 ) -> None:
-    """Learn to code random crops of the train images; sets the VAE's scaling factor at the end."""
+    """Learn to code the train images, and set the VAE's scaling factor.
+
+    Many small crops first, for speed; then whole images one by one, for group normalisation sees
+    another mean and contrast there, and colours would come out shifted.
+    """
     settings, device = stage.vae, next(vae.parameters()).device
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0, fused=True)
     checkpoint.parts["optimizer"] = optimizer
-    for step in training_steps(checkpoint, settings.steps, every, "VAE"):
-        set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
+    total = settings.steps + settings.whole_steps
+    for step in training_steps(checkpoint, total, every, "VAE"):
+        set_rate(optimizer, scheduled_rate(step, total, settings.learning_rate, WARMUP))
         images = to_tensor(draw_crops(train, settings, stage.seed, step)).to(device)
         noise = generator(stage.seed, "vae", step)
         posterior = vae.encode(images).latent_dist
         epsilon = torch.randn(posterior.mean.shape, generator=noise).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * epsilon).sample
         error = decoded - images
-        loss = error.abs().mean() + 2 * (error**2).mean()
-        loss = loss + settings.kl_weight * posterior.kl().mean()
+        # What land cover is told by: the hue of each pixel, and the mean colour of 8 x 8 of them.
+        hue = error - error.mean(1, keepdim=True)
+        tone = torch.nn.functional.avg_pool2d(error, 8)
+        squares = 2 * (error**2).mean() + 6 * (hue**2).mean() + 4 * (tone**2).mean()
+        loss = error.abs().mean() + squares
+        loss = loss + settings.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         take_step(optimizer, loss)
         checkpoint.parts["losses"].add(loss)
     vae.requires_grad_(False).eval()
     # The stronger the code beside the noise of deviation 1, the more of the training goes to what
     # is where, and the less to grain (input scaling of Chen 2023, arXiv 2301.10972).
-    factor = settings.code_deviation / float(encode(vae, train).std())
+    factor = settings.code_deviation / float(encode(vae, train)[0].std())
     vae.register_to_config(scaling_factor=round(factor, 4))
 
 
 def draw_crops(train: Split, settings: Vae, seed: int, step: int) -> NDArray[np.uint8]:
-    """Random square crops of the train images of one step, uint8."""
+    """The images of one step, uint8: random square crops, later one whole image."""
+    if step >= settings.steps:
+        return train.images[draw_batch(seed, step, 1, len(train.images))]
     size, crop = train.images.shape[1], settings.crop
     draw = generator(seed, "crops", step)
     corners = torch.randint(size - crop + 1, (settings.batch, 2), generator=draw).tolist()
@@ -163,14 +177,14 @@ def draw_crops(train: Split, settings: Vae, seed: int, step: int) -> NDArray[np.
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, train: Split) -> torch.Tensor:
-    """Means of the images' codes, without scaling, on the CPU."""
+def encode(vae: AutoencoderKL, train: Split) -> tuple[Tensor, Tensor]:
+    """Means and deviations of the images' codes, without scaling, on the CPU."""
     device = next(vae.parameters()).device
     parts = [
-        vae.encode(to_tensor(train.images[i : i + 16]).to(device)).latent_dist.mean.cpu()
+        vae.encode(to_tensor(train.images[i : i + 16]).to(device)).latent_dist
         for i in range(0, len(train.images), 16)
     ]
-    return torch.cat(parts)
+    return torch.cat([p.mean.cpu() for p in parts]), torch.cat([p.std.cpu() for p in parts])
 
 
 def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
@@ -218,22 +232,34 @@ def train_unet(
     text_encoder: CLIPTextModel,
     unet: UNet2DConditionModel,
     scheduler: DDPMScheduler,
-    latents: torch.Tensor,
-    tokens: torch.Tensor,
+    codes: tuple[Tensor, Tensor],
+    factor: float,
+    tokens: Tensor,
     stage: BaseModelParams,
     checkpoint: Checkpoint,
     every: int,
 ) -> None:
-    """Learn to denoise codes, (patches, channels, h, w), by captions; the last row of tokens is
-    the empty caption."""
+    """Learn to denoise codes by captions.
+
+    Args:
+        text_encoder: trained too.
+        unet: the network that denoises.
+        scheduler: how noise is added.
+        codes: means and deviations of the images' codes, each (patches, channels, h, w).
+        factor: the VAE's scaling factor.
+        tokens: the captions' token ids, and in a last row the empty caption's.
+        stage: the stage's params.
+        checkpoint: where the state is kept.
+        every: steps between checkpoints.
+    """
     settings, device = stage.unet, next(unet.parameters()).device
     weights = [*text_encoder.parameters(), *unet.parameters()]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.01, fused=True)
     checkpoint.parts["optimizer"] = optimizer
     for step in training_steps(checkpoint, settings.steps, every, "UNet"):
         set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
-        chosen = draw_batch(stage.seed, step, settings.batch, len(latents))
-        clean = latents[chosen]
+        chosen = draw_batch(stage.seed, step, settings.batch, len(codes[0]))
+        clean = draw_codes(codes[0][chosen], codes[1][chosen], stage.seed, step) * factor
         noise, times = draw_noise(
             stage.seed, step, tuple(clean.shape), scheduler.config["num_train_timesteps"]
         )

@@ -23,6 +23,7 @@ from aerialdreams.diffusion import (
     CONTROLNET,
     LATENTS,
     Base,
+    draw_codes,
     draw_noise,
     generate,
     load_base,
@@ -43,7 +44,6 @@ from aerialdreams.training import (
     LossCurve,
     draw_batch,
     drop_captions,
-    generator,
     scheduled_rate,
     set_rate,
     set_up_torch,
@@ -137,8 +137,7 @@ def loss_of(
     stage, device = params.train_controlnet, base.unet.device
     chosen = draw_batch(stage.seed, step, stage.batch, len(train.masks))
     mean, std = latents["mean"][chosen], latents["std"][chosen]
-    epsilon = torch.randn(mean.shape, generator=generator(stage.seed, "codes", step))
-    clean = (mean + std * epsilon) * base.vae.config["scaling_factor"]
+    clean = draw_codes(mean, std, stage.seed, step) * base.vae.config["scaling_factor"]
     noise, times = draw_noise(
         stage.seed, step, tuple(clean.shape), base.scheduler.config["num_train_timesteps"]
     )

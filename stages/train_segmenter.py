@@ -92,7 +92,7 @@ def load_train(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def class_weights(masks: NDArray[np.uint8]) -> torch.Tensor:
-    """Weight of each class in the loss, (19,): the root of its rarity, or a rare one is never named.
+    """Weight of each class in the loss, (19,): the root of its rarity, or rare ones go unnamed.
 
     The mean over all pixels is 1; a class that no mask has weighs nothing.
     """
