@@ -62,10 +62,7 @@ def path_md5(path: Path) -> str:
     """
     if path.is_file():
         return file_md5(path)
-    files = sorted(
-        (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()),
-        key=lambda name: name.split("/"),
-    )
+    files = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
     entries = [{"md5": file_md5(path / name), "relpath": name} for name in files]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
