@@ -99,7 +99,7 @@ class Vae(_Group):
 
 
 class Text(_Group):
-    vocabulary: int = Field(ge=300)
+    vocabulary: int = Field(ge=514)
     width: int = Field(ge=8, multiple_of=8)
     layers: int = Field(ge=1)
 

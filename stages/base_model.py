@@ -7,12 +7,15 @@ Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder with its own t
 First the VAE learns to code images, then text encoder and UNet learn together to denoise codes.
 """
 
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -188,12 +191,45 @@ def encode(vae: AutoencoderKL, train: Split) -> tuple[Tensor, Tensor]:
 
 
 def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of its own, learnt from the captions."""
-    tokenizer = CLIPTokenizer().train_new_from_iterator(
-        captions, settings.vocabulary, show_progress=False
-    )
-    tokenizer.model_max_length = TOKENS
-    return tokenizer
+    """CLIP's tokenizer with a vocabulary of its own, learnt from the captions.
+
+    Byte-pair encoding (Sennrich et al. 2016). The merges are learnt here because the trainer of
+    `tokenizers` breaks ties in an order that changes from run to run.
+    """
+    plain = CLIPTokenizer()
+    normalizer, splitter = plain.backend_tokenizer.normalizer, plain.backend_tokenizer.pre_tokenizer
+    words: Counter[tuple[str, ...]] = Counter()
+    for caption in captions:
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)):
+            words[(*word[:-1], f"{word[-1]}</w>")] += 1
+    alphabet = sorted(ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    specials = [str(plain.bos_token), str(plain.eos_token)]
+    merges: list[tuple[str, str]] = []
+    while len(tokens) + len(specials) < settings.vocabulary:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        tokens.append("".join(best))
+        words = Counter({merge(word, best): count for word, count in words.items()})
+    vocabulary = {token: number for number, token in enumerate([*tokens, *specials])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+
+
+def merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """A word's parts with each occurrence of a pair, from left to right, made one."""
+    parts: list[str] = []
+    for part in word:
+        if parts and (parts[-1], part) == pair:
+            parts[-1] = "".join(pair)
+        else:
+            parts.append(part)
+    return tuple(parts)
 
 
 def new_text_encoder(stage: BaseModelParams, vocabulary: int) -> CLIPTextModel:
