@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -62,12 +62,15 @@ def read_patches(split: str) -> Iterator[Patch]:
 
 def read_shard(path: Path) -> Iterator[Patch]:
     """The patches of one shard; see `read_patches`."""
-    columns = ["patch_id", "image", "mask", "caption"]
+    for row in _rows(path, ["patch_id", "image", "mask", "caption"]):
+        image, mask = (_decode(row[column]["bytes"]) for column in ("image", "mask"))
+        yield Patch(row["patch_id"], image, mask, row["caption"])
+
+
+def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=16, columns=columns):
-            for row in batch.to_pylist():
-                image, mask = (_decode(row[column]["bytes"]) for column in ("image", "mask"))
-                yield Patch(row["patch_id"], image, mask, row["caption"])
+            yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); `dvc checkout` it") from None
 
@@ -75,6 +78,12 @@ def read_shard(path: Path) -> Iterator[Patch]:
 def load_split(split: str, size: int) -> Split:
     """A whole split at `size` pixels a side: images by area average, masks by nearest."""
     return stack(read_patches(split), size)
+
+
+def load_masks(split: str, size: int) -> NDArray[np.uint8]:
+    """A whole split's masks, (patches, size, size), without its images; see `load_split`."""
+    rows = (row for path in shards(split) for row in _rows(path, ["mask"]))
+    return np.stack([resize_mask(_decode(row["mask"]["bytes"]), size) for row in rows])
 
 
 def load_some(split: str, count: int, size: int) -> Split:

@@ -12,6 +12,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
@@ -21,7 +22,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from aerialdreams.classes import CLASS_COUNT
+from aerialdreams.dataset import Split
 from aerialdreams.errors import UserError
+from aerialdreams.params import GenerateValidation
 from aerialdreams.training import generator
 
 BASE = Path("models/base")
@@ -108,11 +111,6 @@ def new_controlnet(unet: UNet2DConditionModel, channels: list[int], seed: int) -
     return controlnet
 
 
-def to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """RGB in 0..255, shape (batch, height, width, 3), as -1..1, shape (batch, 3, height, width)."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def one_hot(masks: NDArray[np.uint8]) -> Tensor:
     """Class ids, shape (batch, height, width), as the ControlNet's condition.
 
@@ -180,50 +178,49 @@ def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, times: T
             raise UserError(f"{BASE}/scheduler: prediction_type {other!r} is not known")
 
 
-def make_pipeline(base: Base, controlnet: ControlNetModel) -> StableDiffusionControlNetPipeline:
-    """diffusers' own pipeline, with DDIM: no noise is drawn after the first."""
-    pipeline = StableDiffusionControlNetPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        controlnet=controlnet,
-        scheduler=DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 @torch.no_grad()
 def generate(
-    pipeline: StableDiffusionControlNetPipeline,
-    masks: NDArray[np.uint8],
-    captions: list[str],
-    patch_ids: list[str],
-    seed: int,
-    **settings: Any,
+    base: Base, controlnet: ControlNetModel | None, batch: Split, settings: GenerateValidation
 ) -> NDArray[np.uint8]:
-    """Images for a batch of masks.
+    """Images for a batch of masks, by diffusers' own pipelines with DDIM.
 
     Args:
-        pipeline: from `make_pipeline`.
-        masks: class ids, shape (batch, size, size).
-        captions: the prompts.
-        patch_ids: with the seed they decide each image's noise.
-        seed: of all noise.
-        settings: passed on to the pipeline (steps, guidance, scale).
+        base: the base model.
+        controlnet: what makes it follow the masks. None is a ControlNet before its first step: its
+            outputs are all zero then (Zhang et al. 2023), which leaves the base model alone.
+        batch: masks, captions, and the patch ids that with the seed decide each image's noise.
+        settings: seed, steps, guidance and conditioning scale.
 
     Returns:
         RGB in 0..255, shape (batch, size, size, 3).
     """
+    parts: dict[str, Any] = {
+        "vae": base.vae,
+        "text_encoder": base.text_encoder,
+        "tokenizer": base.tokenizer,
+        "unet": base.unet,
+        # No noise is drawn after the first; "trailing" begins at pure noise, as training does.
+        "scheduler": DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing"),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    size = batch.masks.shape[1]
+    if controlnet is None:
+        pipeline, condition = StableDiffusionPipeline(**parts), {"height": size, "width": size}
+    else:
+        pipeline = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
+        condition = {
+            "image": one_hot(batch.masks),
+            "controlnet_conditioning_scale": settings.conditioning_scale,
+        }
+    pipeline.set_progress_bar_config(disable=True)
     images: NDArray[np.float32] = pipeline(
-        prompt=captions,
-        image=one_hot(masks),
-        generator=[generator(seed, "image", patch_id) for patch_id in patch_ids],
+        prompt=batch.captions,
+        generator=[generator(settings.seed, "image", patch_id) for patch_id in batch.patch_ids],
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance,
         output_type="np",
-        **settings,
+        **condition,
     ).images
     return np.rint(images * 255).astype(np.uint8)

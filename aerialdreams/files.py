@@ -67,20 +67,19 @@ def path_md5(path: Path) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
-def fingerprint(params: Iterable[object], code: Iterable[Path], inputs: Iterable[Path]) -> str:
-    """Key of a piece of work: hash of its params, code and inputs.
+def fingerprint(params: Iterable[object], script: str, inputs: Iterable[Path]) -> str:
+    """Key of a stage's work: hash of its params, its code and its inputs.
 
     Args:
         params: what `repr` tells apart, such as pydantic models.
-        code: Python files, or folders of them.
-        inputs: files and folders that the work reads.
+        script: the stage's `__file__`; the code of all of `aerialdreams` counts too.
+        inputs: files and folders that the stage reads.
     """
     digest = hashlib.sha256()
     for value in params:
         digest.update(repr(value).encode())
-    for place in code:
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            digest.update(file.read_bytes())
+    for file in [Path(script), *sorted(Path(__file__).parent.rglob("*.py"))]:
+        digest.update(file.read_bytes())
     for path in inputs:
         digest.update(path_md5(path).encode())
     return digest.hexdigest()[:16]

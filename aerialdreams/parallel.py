@@ -17,7 +17,11 @@ Result = TypeVar("Result")
 
 
 def map_patches(
-    work: Callable[[Item], Result], items: list[Item], what: str, workers: int, unit: str = "patch"
+    work: Callable[[Item], Result],
+    items: list[Item],
+    what: str,
+    workers: int,
+    unit: str = "patches",
 ) -> Iterator[Result]:
     """Do `work` on each item in worker processes, with progress; results in the items' order.
 
@@ -26,7 +30,7 @@ def map_patches(
         items: what it gets; each is pickled on its own.
         what: name of the work, for the progress line.
         workers: number of processes; 0 is one for each core that this process may use.
-        unit: name of one item, in the singular.
+        unit: name of the items, in the plural.
     """
     count = workers or len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(

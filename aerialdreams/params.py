@@ -166,7 +166,7 @@ class Params(_Group):
 
     runtime: Runtime
     classes: list[LandCoverClass]
-    image_size: int = Field(ge=32, le=512, multiple_of=32)
+    image_size: int = Field(ge=32, le=512, multiple_of=16)
     torch_threads: int = Field(ge=1)
     raw_patches: RawPatches
     patch_index: PatchIndex

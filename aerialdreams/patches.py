@@ -28,6 +28,9 @@ RAW = Path("data/raw")
 INDEX = Path("data/patches.parquet")
 IMAGES = Path("data/images")
 MASKS = Path("data/masks")
+PERCENTAGES = Path("data/class_percentages.parquet")
+OSM_METADATA = Path("data/osm_metadata.parquet")
+CAPTIONS = Path("data/captions.parquet")
 
 IGN_CREDIT = "FLAIR #1 © IGN, Licence Ouverte 2.0 (Etalab)"
 OSM_CREDIT = "© OpenStreetMap contributors, ODbL 1.0"

@@ -18,7 +18,7 @@ def progress(items: Iterable[T], what: str, unit: str, total: int, start: int = 
     Args:
         items: what is left to do.
         what: the work's name, shown first.
-        unit: the name of one item, in the singular.
+        unit: the name of the items, in the plural.
         total: how many items there are in all, those done earlier included.
         start: how many were done earlier.
     """
@@ -33,5 +33,5 @@ def progress(items: Iterable[T], what: str, unit: str, total: int, start: int = 
             told = now
             rate = (done - start) / (now - began)
             left = (total - done) / rate
-            message = f"{what}: {done}/{total} {unit}s, {rate:.3g}/s, {left:.0f} s left"
+            message = f"{what}: {done}/{total} {unit}, {rate:.3g}/s, {left:.0f} s left"
             print(message, file=sys.stderr, flush=True)

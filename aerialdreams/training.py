@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aerialdreams.errors import WorkError
@@ -30,7 +32,21 @@ def set_up_torch(threads: int) -> torch.device:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    # Strict mode also fills each new tensor with NaN, for code that reads what it never wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Images as networks take them.
+
+    Args:
+        images: RGB in 0..255, shape (batch, height, width, 3).
+
+    Returns:
+        -1..1, shape (batch, 3, height, width).
+    """
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
@@ -117,7 +133,7 @@ class Checkpoint:
 def training_steps(checkpoint: Checkpoint, steps: int, every: int, what: str) -> Iterator[int]:
     """The steps that are left, from the checkpoint's on, saved every `every` and at the end."""
     start = checkpoint.restore()
-    for step in progress(range(start, steps), what, "step", steps, start):
+    for step in progress(range(start, steps), what, "steps", steps, start):
         yield step
         if (step + 1) % every == 0 or step + 1 == steps:
             checkpoint.save(step + 1)

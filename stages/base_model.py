@@ -19,9 +19,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-import aerialdreams
 from aerialdreams.dataset import DATASET, Split, load_split
-from aerialdreams.diffusion import BASE, draw_codes, draw_noise, target_of, to_tensor, tokenize
+from aerialdreams.diffusion import BASE, draw_codes, draw_noise, target_of, tokenize
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.params import BaseModelParams, Params, Text, Vae
 from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
@@ -36,6 +35,7 @@ from aerialdreams.training import (
     set_rate,
     set_up_torch,
     take_step,
+    to_tensor,
     training_steps,
     write_curve,
 )
@@ -49,8 +49,7 @@ NORM_GROUPS = 4  # few, for each takes its own mean and contrast out of the imag
 
 def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.base_model
-    code = [Path(aerialdreams.__file__).parent, Path(__file__)]
-    key = fingerprint([stage, params.image_size, params.torch_threads], code, [DATASET])
+    key = fingerprint([stage, params.image_size, params.torch_threads], __file__, [DATASET])
     train, every = load_split("train", params.image_size), params.runtime.checkpoint_every
     vae_losses, unet_losses = LossCurve("VAE"), LossCurve("UNet")
 
@@ -69,6 +68,7 @@ def main(params: Params) -> str:
         beta_end=0.012,
         prediction_type=stage.unet.prediction,
         clip_sample=False,
+        steps_offset=1,  # Stable Diffusion's too
         # Ends in pure noise, as sampling begins (Lin et al. 2024, arXiv 2305.08891).
         rescale_betas_zero_snr=stage.unet.prediction == "v_prediction",
     )
@@ -116,11 +116,28 @@ def new_vae(stage: BaseModelParams, size: int) -> AutoencoderKL:
         mid_block_add_attention=False,  # it would learn from crops and meet whole images
         sample_size=size,
     )
-    # The codes' deviation begins at 1, as strong as what they carry; a small one lets the decoder
-    # see something from the first step on.
-    with torch.no_grad():
-        vae.quant_conv.bias[stage.vae.latent_channels :] -= 8
+    start_calm(vae)
     return vae
+
+
+@torch.no_grad()
+def start_calm(vae: AutoencoderKL) -> None:
+    """Set the weights that a VAE begins with so that it learns in hundreds of steps.
+
+    Residual blocks begin as nothing (a last layer of zeros, as in Zhang et al. 2019, arXiv
+    1901.09321) and the layers between them keep a signal's strength (LeCun et al. 1998): the
+    whole begins almost linear. With torch's own start an image comes out as mist for long.
+    """
+    for name, layer in vae.named_modules():
+        if not isinstance(layer, torch.nn.Conv2d) or name.endswith("conv1"):
+            continue
+        strength = 0.0 if name.endswith("conv2") else layer.weight[0].numel() ** -0.5
+        layer.weight.normal_(0, strength)
+        if layer.bias is not None:
+            layer.bias.zero_()
+    # The codes' deviation would begin at 1, as strong as what they carry; a small one lets the
+    # decoder see something from the first step on.
+    vae.quant_conv.bias[vae.config["latent_channels"] :] -= 8
 
 
 def vae_factor(vae: AutoencoderKL) -> int:

@@ -7,20 +7,15 @@ Place names: © OpenStreetMap contributors, ODbL 1.0.
 """
 
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from aerialdreams.errors import UserError
 from aerialdreams.params import Captions, Params
-from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.patches import CAPTIONS, IGN_CREDIT, OSM_CREDIT, OSM_METADATA, PERCENTAGES
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import read_table, write_table
-
-CAPTIONS = Path("data/captions.parquet")
-PERCENTAGES = Path("data/class_percentages.parquet")
-OSM_METADATA = Path("data/osm_metadata.parquet")
 
 SCHEMA = pa.schema([("patch_id", pa.string()), ("caption", pa.string())])
 NOWHERE = "France"  # for a patch of which the extract knows nothing: all of FLAIR lies there

@@ -12,11 +12,9 @@ import pyarrow as pa
 from aerialdreams.classes import class_fractions
 from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params
-from aerialdreams.patches import IGN_CREDIT, MASKS, read_index, read_mask
+from aerialdreams.patches import IGN_CREDIT, MASKS, PERCENTAGES, read_index, read_mask
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import write_table
-
-PERCENTAGES = Path("data/class_percentages.parquet")
 
 
 def main(params: Params) -> str:

@@ -14,12 +14,19 @@ from aerialdreams.dataset import DATASET
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_folder
 from aerialdreams.params import Params
-from aerialdreams.patches import IGN_CREDIT, IMAGES, MASKS, OSM_CREDIT, SPLITS, read_index
+from aerialdreams.patches import (
+    CAPTIONS,
+    IGN_CREDIT,
+    IMAGES,
+    MASKS,
+    OSM_CREDIT,
+    SPLITS,
+    read_index,
+)
 from aerialdreams.progress import progress
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import read_table
 
-CAPTIONS = Path("data/captions.parquet")
 COLUMNS = ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date")
 FEATURES = Features(
     {
@@ -52,7 +59,7 @@ def main(params: Params) -> str:
     ]
     with whole_folder(DATASET) as folder:
         (folder / "data").mkdir()
-        for split, number, count, part in progress(parts, "shards", "shard", len(parts)):
+        for split, number, count, part in progress(parts, "shards", "shards", len(parts)):
             path = folder / f"data/{split}-{number:05d}-of-{count:05d}.parquet"
             write_shard(path, part)
         names = [land_cover.name for land_cover in params.classes]

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from aerialdreams.dataset import Patch, in_batches, read_shard, shards
-from aerialdreams.diffusion import LATENTS, Base, embed, load_base, to_tensor
+from aerialdreams.diffusion import LATENTS, Base, embed, load_base
 from aerialdreams.files import whole_folder
 from aerialdreams.params import Params
 from aerialdreams.patches import resize_image
 from aerialdreams.progress import progress
 from aerialdreams.stage import run_stage
-from aerialdreams.training import set_up_torch
+from aerialdreams.training import set_up_torch, to_tensor
 
 
 def main(params: Params) -> str:
@@ -26,7 +26,7 @@ def main(params: Params) -> str:
     paths, count = shards("train"), 0
     with whole_folder(LATENTS) as folder:
         save_file({"text": embed(base, [""]).cpu()}, folder / "empty.safetensors")
-        for path in progress(paths, "shards encoded", "shard", len(paths)):
+        for path in progress(paths, "shards encoded", "shards", len(paths)):
             count += encode_shard(
                 base, path, folder, params.image_size, params.encode_latents.batch
             )

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 
 from aerialdreams.dataset import load_some, load_split
-from aerialdreams.diffusion import to_tensor
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file, write_json
 from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
@@ -31,7 +30,7 @@ from aerialdreams.progress import progress
 from aerialdreams.segmenter import SEGMENTER, Segmenter
 from aerialdreams.stage import run_stage
 from aerialdreams.tracking import flatten_numbers, log_evaluation
-from aerialdreams.training import set_up_torch
+from aerialdreams.training import set_up_torch, to_tensor
 
 EVALUATION = Path("metrics/evaluation.json")
 NOT_COMPUTED = "not computed: no weights"
@@ -134,38 +133,47 @@ def evaluate(
 
     report: dict[str, Any] = {}
     batch = params.evaluate_fid.batch
-    for source, images in progress(sets.items(), f"{split} judged", "set", len(sets)):
+    for source, images in progress(sets.items(), f"{split} judged", "sets", len(sets)):
         seen = np.concatenate([judge.read(images[i : i + batch]) for i in range(0, count, batch)])
         report[source] = {"n": count} | agreement(confusion(real.masks, seen), names)
+    spaces: dict[str, Judge | Inception] = {"judge": judge}
+    if inception:
+        spaces["inception"] = inception
+    of_real = features(real.images, spaces, batch)
     for source in SOURCES:
         report[source]["miou_of_real"] = report[source]["miou"] / report["real"]["miou"]
-        report[source] |= distances(sets[source], real.images, judge, inception, batch)
+        report[source] |= distances(features(sets[source], spaces, batch), of_real)
     # As many real images of other places: no image set can be expected to come nearer.
-    report["floor"] = {"n": len(train)} | distances(train, real.images, judge, inception, batch)
+    report["floor"] = {"n": len(train)} | distances(features(train, spaces, batch), of_real)
     return report
+
+
+@torch.no_grad()
+def features(
+    images: Images, spaces: dict[str, Judge | Inception], batch: int
+) -> dict[str, NDArray[np.float64]]:
+    """Features of all images in each space, (images, dimensions), in float64."""
+    starts = range(0, len(images), batch)
+    return {
+        name: torch.cat([space(images[i : i + batch]).cpu().double() for i in starts]).numpy()
+        for name, space in spaces.items()
+    }
 
 
 def distances(
-    images: Images, real: Images, judge: Judge, inception: Inception | None, batch: int
+    a: dict[str, NDArray[np.float64]], b: dict[str, NDArray[np.float64]]
 ) -> dict[str, Any]:
-    """Fréchet and kernel distance of two image sets, in the judge's features and Inception's."""
-    a, b = features(judge, images, batch), features(judge, real, batch)
+    """Fréchet and kernel distance of two image sets, by their features in each space."""
     report: dict[str, Any] = {
-        "judge_frechet_distance": frechet_distance(a, b),
-        "judge_kernel_distance": kernel_distance(a, b),
+        "judge_frechet_distance": frechet_distance(a["judge"], b["judge"]),
+        "judge_kernel_distance": kernel_distance(a["judge"], b["judge"]),
         "fid": NOT_COMPUTED,
         "kid": NOT_COMPUTED,
     }
-    if inception:
-        a, b = features(inception, images, batch), features(inception, real, batch)
-        report |= {"fid": frechet_distance(a, b), "kid": kernel_distance(a, b)}
+    if "inception" in a:
+        report["fid"] = frechet_distance(a["inception"], b["inception"])
+        report["kid"] = kernel_distance(a["inception"], b["inception"])
     return report
-
-
-def features(space: Judge | Inception, images: Images, batch: int) -> NDArray[np.float64]:
-    """Features of all images, (images, dimensions), in float64."""
-    parts = [space(images[i : i + batch]).cpu().double() for i in range(0, len(images), batch)]
-    return torch.cat(parts).numpy()
 
 
 def write_iou(path: Path, report: dict[str, Any]) -> None:

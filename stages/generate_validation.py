@@ -8,18 +8,16 @@ Writes  data/generated/{validation,test}/{generated,untrained}/IMG_nnnnnn.png, w
 
 from pathlib import Path
 
-import numpy as np
-from diffusers import StableDiffusionControlNetPipeline
-from numpy.typing import NDArray
+from diffusers import ControlNetModel
 
 from aerialdreams.dataset import Split, in_batches, load_some, read_patches, stack
 from aerialdreams.diffusion import (
     BASE,
     CONTROLNET,
+    Base,
     generate,
     load_base,
     load_controlnet,
-    make_pipeline,
 )
 from aerialdreams.files import path_md5, whole_folder, write_json
 from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
@@ -33,13 +31,13 @@ from aerialdreams.training import set_up_torch
 
 def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.generate_validation
-    pipeline = make_pipeline(load_base().to(device), load_controlnet().to(device))
+    base, controlnet = load_base().to(device), load_controlnet().to(device)
     counts = {}
     with whole_folder(GENERATED) as folder:
         for split in HELD_OUT:
             for source in SOURCES:
                 (folder / split / source).mkdir(parents=True)
-            counts[split] = generate_split(pipeline, split, folder / split, params)
+            counts[split] = generate_split(base, controlnet, split, folder / split, params)
             looks = load_some(split, stage.grid_rows, params.image_size)
             paths = [folder / split / f"generated/IMG_{number}.png" for number in looks.patch_ids]
             columns = [list(looks.images), [read_image(path) for path in paths]]
@@ -57,13 +55,13 @@ def main(params: Params) -> str:
 
 
 def generate_split(
-    pipeline: StableDiffusionControlNetPipeline, split: str, folder: Path, params: Params
+    base: Base, controlnet: ControlNetModel, split: str, folder: Path, params: Params
 ) -> int:
     """Write the images of all patches of a split; gives their number."""
     stage, done = params.generate_validation, 0
     patches = stack(read_patches(split), params.image_size)
     batches = list(in_batches(range(len(patches.patch_ids)), stage.batch))
-    for rows in progress(batches, f"{split} images", "batch", len(batches)):
+    for rows in progress(batches, f"{split} images", "batches", len(batches)):
         # A batch of another size rounds otherwise: fill the last one up with its last patch.
         filled = rows + [rows[-1]] * (stage.batch - len(rows))
         batch = Split(
@@ -72,34 +70,12 @@ def generate_split(
             patches.masks[filled],
             [patches.captions[row] for row in filled],
         )
-        for source in SOURCES:
-            for patch_id, image in zip(
-                batch.patch_ids[: len(rows)], paint(pipeline, batch, source, params), strict=False
-            ):
+        for source, control in zip(SOURCES, (controlnet, None), strict=True):
+            images = generate(base, control, batch, stage)[: len(rows)]
+            for patch_id, image in zip(batch.patch_ids, images, strict=False):
                 write_image(folder / source / f"IMG_{patch_id}.png", image)
         done += len(rows)
     return done
-
-
-def paint(
-    pipeline: StableDiffusionControlNetPipeline, batch: Split, source: str, params: Params
-) -> NDArray[np.uint8]:
-    """Images of a batch, by the trained ControlNet or as before its first step.
-
-    A ControlNet ends in convolutions that begin as zeros (Zhang et al. 2023), so that untrained it
-    adds nothing to the base model: that is what a conditioning scale of 0 gives.
-    """
-    stage = params.generate_validation
-    return generate(
-        pipeline,
-        batch.masks,
-        batch.captions,
-        batch.patch_ids,
-        stage.seed,
-        num_inference_steps=stage.steps,
-        guidance_scale=stage.guidance,
-        controlnet_conditioning_scale=stage.conditioning_scale if source == "generated" else 0.0,
-    )
 
 
 if __name__ == "__main__":

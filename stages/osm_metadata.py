@@ -21,12 +21,10 @@ from rasterio.warp import transform
 
 from aerialdreams.errors import UserError
 from aerialdreams.params import OsmMetadata, Params
-from aerialdreams.patches import OSM_CREDIT, PIXEL, SIDE, read_index
+from aerialdreams.patches import OSM_CREDIT, OSM_METADATA, PIXEL, SIDE, read_index
 from aerialdreams.progress import progress
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import write_table
-
-OSM_METADATA = Path("data/osm_metadata.parquet")
 
 # France's levels of `boundary=administrative` that captions speak of.
 LEVELS = {"2": "country", "4": "region", "6": "departement", "8": "commune"}
@@ -144,7 +142,7 @@ def locate(index: pd.DataFrame, extract: Extract, stage: OsmMetadata) -> list[di
     places = shapely.STRtree([place[0] for place in extract.places])
     rows = []
     patches = zip(index["patch_id"], centres, strict=True)
-    for patch_id, centre in progress(patches, "patches located", "patch", len(index)):
+    for patch_id, centre in progress(patches, "patches located", "patches", len(index)):
         row: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {"patch_id": patch_id}
         for level, areas in extract.areas.items():
             around = [areas[i] for i in trees[level].query(centre, predicate="intersects")]

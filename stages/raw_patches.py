@@ -17,13 +17,11 @@ from rasterio.transform import from_origin
 from aerialdreams.files import whole_folder, write_json
 from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params
+from aerialdreams.patches import PIXEL, RAW, SIDE
 from aerialdreams.sample.ground import ZoneGround, write_ground
 from aerialdreams.sample.land import PATCH, draw_land
 from aerialdreams.sample.photograph import photograph
 from aerialdreams.stage import run_stage
-
-RAW = Path("data/raw")
-SIDE = 512  # pixels of a patch
 
 # What most masks of FLAIR #1 carry: Lambert-93 in name only, without a code.
 MASK_CRS = (
@@ -50,7 +48,7 @@ def main(params: Params) -> str:
     sample = params.raw_patches
     with whole_folder(RAW) as root:
         tasks = lay_out(root, sample.zones, sample.zone_side, sample.seed)
-        drawn = list(map_patches(draw_zone, tasks, "zones drawn", params.runtime.workers, "zone"))
+        drawn = list(map_patches(draw_zone, tasks, "zones drawn", params.runtime.workers, "zones"))
         metadata = {key: entry for _, entries in drawn for key, entry in entries.items()}
         write_json(root / "flair-1_metadata_aerial.json", metadata)
         write_ground(root / "sample.osm.pbf", [ground for ground, _ in drawn], sample.seed)
@@ -125,7 +123,7 @@ def _metadata(task: ZoneTask, x: float, y: float, rng: np.random.Generator) -> d
 
 def _write(path: Path, bands: NDArray[np.uint8], west: float, north: float, crs: str) -> None:
     profile = {"driver": "GTiff", "dtype": "uint8", "width": SIDE, "height": SIDE, "crs": crs}
-    profile |= {"count": len(bands), "transform": from_origin(west, north, 0.2, 0.2)}
+    profile |= {"count": len(bands), "transform": from_origin(west, north, PIXEL, PIXEL)}
     with rasterio.open(path, "w", **profile, compress="zstd", zstd_level=3, predictor=2) as file:
         file.write(bands)
 

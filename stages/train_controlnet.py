@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-import aerialdreams
-from aerialdreams.dataset import DATASET, Split, load_some, load_split, shards
+from aerialdreams.dataset import DATASET, Split, load_masks, load_some, shards
 from aerialdreams.diffusion import (
     BASE,
     CONTROLNET,
@@ -27,7 +26,6 @@ from aerialdreams.diffusion import (
     draw_noise,
     generate,
     load_base,
-    make_pipeline,
     new_controlnet,
     one_hot,
     target_of,
@@ -58,14 +56,14 @@ INPUTS = [LATENTS, DATASET, BASE]
 def main(params: Params) -> str:
     set_up_torch(params.torch_threads)
     stage = params.train_controlnet
-    code = [Path(aerialdreams.__file__).parent, Path(__file__)]
     # Generation's settings are among what the validation images in MLflow depend on, no more.
-    key = fingerprint([stage, params.image_size, params.torch_threads], code, INPUTS)
+    key = fingerprint([stage, params.image_size, params.torch_threads], __file__, INPUTS)
     accelerator = Accelerator(mixed_precision=stage.precision)
     base = load_base().to(accelerator.device)
-    latents, train = load_latents(), load_split("train", params.image_size)
-    if len(latents["mean"]) != len(train.masks):
+    latents, masks = load_latents(), load_masks("train", params.image_size)
+    if len(latents["mean"]) != len(masks):
         raise UserError(f"{LATENTS}: is of another dataset; `dvc repro encode-latents`")
+    check_embedding(stage.embedding_channels, base)
     looks = load_some("validation", stage.images, params.image_size)
 
     controlnet = new_controlnet(base.unet, stage.embedding_channels, stage.seed).train()
@@ -84,7 +82,7 @@ def main(params: Params) -> str:
             rate = scheduled_rate(step, stage.steps, stage.learning_rate, stage.warmup)
             set_rate(optimizer, rate)
             with accelerator.autocast():
-                loss = loss_of(model, base, latents, train, params, step)
+                loss = loss_of(model, base, latents, masks, params, step)
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(controlnet.parameters(), 1.0)
@@ -109,8 +107,22 @@ def main(params: Params) -> str:
     size = sum(p.numel() for p in controlnet.parameters()) / 1e6
     return (
         f"ControlNet of {size:.2f} M weights trained for {stage.steps} steps of {stage.batch} on"
-        f" {len(train.masks)} patches, loss {losses.means()[-1][1]:.3f}"
+        f" {len(masks)} patches, loss {losses.means()[-1][1]:.3f}"
     )
+
+
+def check_embedding(channels: list[int], base: Base) -> None:
+    """Refuse a network for the mask that does not end at the size of the base's codes.
+
+    Raises:
+        UserError: it halves the mask more or less often than the VAE halves the image.
+    """
+    wanted = len(base.vae.config["block_out_channels"])
+    if len(channels) != wanted:
+        raise UserError(
+            f"train_controlnet.embedding_channels: {len(channels)} widths; the base model's VAE"
+            f" asks for {wanted}, for each after the first halves the mask"
+        )
 
 
 def load_latents() -> dict[str, Tensor]:
@@ -129,13 +141,13 @@ def loss_of(
     model: ControlNetModel,
     base: Base,
     latents: dict[str, Tensor],
-    train: Split,
+    masks: NDArray[np.uint8],
     params: Params,
     step: int,
 ) -> Tensor:
     """The loss of one step; which patches, noise, times and captions follow from the step alone."""
     stage, device = params.train_controlnet, base.unet.device
-    chosen = draw_batch(stage.seed, step, stage.batch, len(train.masks))
+    chosen = draw_batch(stage.seed, step, stage.batch, len(masks))
     mean, std = latents["mean"][chosen], latents["std"][chosen]
     clean = draw_codes(mean, std, stage.seed, step) * base.vae.config["scaling_factor"]
     noise, times = draw_noise(
@@ -145,9 +157,7 @@ def loss_of(
     noisy = base.scheduler.add_noise(clean, noise, times).to(device)
     text = latents["text"][drop_captions(chosen, stage.caption_dropout, stage.seed, step)]
     text, times = text.to(device), times.to(device)
-    down, middle = model(
-        noisy, times, text, one_hot(train.masks[chosen]).to(device), return_dict=False
-    )
+    down, middle = model(noisy, times, text, one_hot(masks[chosen]).to(device), return_dict=False)
     predicted = base.unet(
         noisy,
         times,
@@ -162,18 +172,8 @@ def look(
     base: Base, controlnet: ControlNetModel, looks: Split, params: Params
 ) -> NDArray[np.uint8]:
     """A sheet of validation patches (mask, real, generated), the same noise every time."""
-    settings = params.generate_validation
     controlnet.eval()
-    images = generate(
-        make_pipeline(base, controlnet),
-        looks.masks,
-        looks.captions,
-        looks.patch_ids,
-        settings.seed,
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance,
-        controlnet_conditioning_scale=settings.conditioning_scale,
-    )
+    images = generate(base, controlnet, looks, params.generate_validation)
     controlnet.train()
     return grid(list(looks.masks), [list(looks.images), list(images)], params.classes)
 

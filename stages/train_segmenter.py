@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import aerialdreams
 from aerialdreams.classes import class_fractions
-from aerialdreams.diffusion import to_tensor
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.params import Params, TrainSegmenter
 from aerialdreams.patches import (
@@ -38,6 +36,7 @@ from aerialdreams.training import (
     set_rate,
     set_up_torch,
     take_step,
+    to_tensor,
     training_steps,
     write_curve,
 )
@@ -48,9 +47,8 @@ WARMUP = 50
 
 def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.train_segmenter
-    code = [Path(aerialdreams.__file__).parent, Path(__file__)]
     settings = [stage, params.image_size, params.torch_threads]
-    key = fingerprint(settings, code, [INDEX, IMAGES, MASKS])
+    key = fingerprint(settings, __file__, [INDEX, IMAGES, MASKS])
     images, masks = load_train(params.image_size)
 
     torch.manual_seed(stage.seed)
@@ -64,7 +62,8 @@ def main(params: Params) -> str:
     for step in training_steps(checkpoint, stage.steps, params.runtime.checkpoint_every, "judge"):
         set_rate(optimizer, scheduled_rate(step, stage.steps, stage.learning_rate, WARMUP))
         pictures, ids = draw(images, masks, stage, step)
-        logits = model(tint(to_tensor(pictures), stage.seed, step).to(device))
+        worn = wear(tint(to_tensor(pictures), stage.seed, step), stage.seed, step)
+        logits = model(worn.to(device))
         target = torch.from_numpy(ids).long().to(device) - 1
         loss = torch.nn.functional.cross_entropy(logits, target, weights)
         take_step(optimizer, loss)
@@ -127,6 +126,22 @@ def tint(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
     gain = 1 + 0.3 * (torch.rand(len(pictures), 3, 1, 1, generator=draw) - 0.5)
     shift = 0.2 * (torch.rand(len(pictures), 3, 1, 1, generator=draw) - 0.5)
     return pictures * gain + shift
+
+
+def wear(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    """Images (batch, 3, h, w) blurred and roughened, each its own amount, some not at all blurred.
+
+    What covers the ground is asked of the judge, not how sharp or grainy its picture is.
+    """
+    draw = generator(seed, "wear", step)
+    soft = pictures
+    for _ in range(2):
+        edged = torch.nn.functional.pad(soft, (1, 1, 1, 1), mode="replicate")
+        soft = torch.nn.functional.avg_pool2d(edged, 3, 1)
+    blur = (1.6 * torch.rand(len(pictures), 1, 1, 1, generator=draw) - 0.6).clamp(min=0)
+    grain = 0.15 * torch.rand(len(pictures), 1, 1, 1, generator=draw)
+    noise = torch.randn(pictures.shape, generator=draw)
+    return pictures + blur * (soft - pictures) + grain * noise
 
 
 CARD = f"""---

@@ -28,7 +28,7 @@ SMALL = {
         },
     },
     "base_model": {
-        "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16, 16]},
+        "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16]},
         "unet": {"steps": 30, "channels": [16, 24, 32]},
     },
     "train_segmenter": {"steps": 60, "channels": [8, 16, 24]},

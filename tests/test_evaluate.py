@@ -45,7 +45,8 @@ def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> Non
     inception = load_inception(mine.evaluate_fid, CPU)
     assert inception is not None
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    assert np.allclose(features(inception, images, 2), images.mean((1, 2)), atol=1e-3)
+    found = features(images, {"inception": inception}, 2)["inception"]
+    assert np.allclose(found, images.mean((1, 2)), atol=1e-3)
 
 
 def test_images_that_are_not_there(workdir: Path) -> None:

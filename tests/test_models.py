@@ -7,21 +7,20 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from aerialdreams.dataset import Split
 from aerialdreams.diffusion import (
     Base,
     draw_noise,
     generate,
     load_base,
-    make_pipeline,
     new_controlnet,
     one_hot,
     target_of,
-    to_tensor,
 )
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
 from aerialdreams.segmenter import Segmenter
-from aerialdreams.training import set_up_torch
+from aerialdreams.training import set_up_torch, to_tensor
 from stages.base_model import new_text_encoder, new_tokenizer, new_unet, new_vae
 
 CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. deciduous."]
@@ -36,8 +35,10 @@ def base(params: Params) -> Base:
         vae=new_vae(params.base_model, 64),
         text_encoder=new_text_encoder(params.base_model, len(tokenizer)),
         tokenizer=tokenizer,
-        unet=new_unet(params.base_model, 16),
-        scheduler=DDPMScheduler(prediction_type=params.base_model.unet.prediction),
+        unet=new_unet(params.base_model, 32),
+        scheduler=DDPMScheduler(
+            prediction_type=params.base_model.unet.prediction, clip_sample=False, steps_offset=1
+        ),
     ).to(device)
 
 
@@ -83,21 +84,17 @@ def test_a_tokenizer_of_our_own(base: Base) -> None:
 
 
 def test_an_untrained_controlnet_changes_nothing(base: Base, params: Params) -> None:
-    """What evaluation calls `untrained`: scale 0 is the ControlNet before its first step."""
+    """What evaluation calls `untrained`, the base model alone, is what a new ControlNet gives."""
     controlnet = new_controlnet(base.unet, params.train_controlnet.embedding_channels, 3).eval()
-    pipeline = make_pipeline(base, controlnet)
+    settings = params.generate_validation.model_copy(update={"steps": 2})
     masks = np.full((2, 64, 64), 5, np.uint8)
-
-    def images(scale: float, ids: list[str], captions: list[str]) -> np.ndarray:
-        settings = {"num_inference_steps": 2, "guidance_scale": 1.0}
-        scale_setting = {"controlnet_conditioning_scale": scale}
-        return generate(pipeline, masks, captions, ids, 4, **settings, **scale_setting)
-
-    untrained = images(1.0, ["000001", "000002"], CAPTIONS)
+    batch = Split(["000001", "000002"], np.zeros((2, 64, 64, 3), np.uint8), masks, CAPTIONS)
+    untrained = generate(base, controlnet, batch, settings)
     assert untrained.shape == (2, 64, 64, 3)
-    assert np.array_equal(untrained, images(0.0, ["000001", "000002"], CAPTIONS))
+    assert np.array_equal(untrained, generate(base, None, batch, settings))
     # An image is its patch's own, wherever it stands in a batch.
-    assert np.array_equal(untrained[::-1], images(0.0, ["000002", "000001"], CAPTIONS[::-1]))
+    turned = Split(batch.patch_ids[::-1], batch.images, masks, CAPTIONS[::-1])
+    assert np.array_equal(untrained[::-1], generate(base, None, turned, settings))
 
 
 def test_a_base_model_survives_its_folder(base: Base, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_projects_own_params_are_valid() -> None:
         (("captions", "template"), "{town}", r"captions\.template: fields are \{place\} and"),
         (("patch_index", "test_domains"), ["D014_2020"], r"patch_index: D014_2020: in both"),
         (("patch_index", "test_domains"), ["Paris"], r"patch_index\.test_domains\.0: is 'Paris'"),
-        (("image_size",), 100, r"image_size: is 100; .*multiple of 32"),
+        (("image_size",), 100, r"image_size: is 100; .*multiple of 16"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named(
