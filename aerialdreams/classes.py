@@ -7,6 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 # FLAIR #1 labels every pixel with an id from 1 to 19; 0 and 20 and above are errors.
 CLASS_COUNT = 19
 
+# Percent of the pixels of FLAIR #1's train set, by id, as IGN publishes them
+# (https://ignf.github.io/FLAIR/).
+FLAIR_SHARES = (
+    *(8.14, 8.25, 13.72, 3.47, 4.88, 2.74, 15.38, 6.95, 3.13, 17.84),
+    *(10.98, 3.88, 0.03, 0.15, 0.15, 0.05, 0.01, 0.12, 0.14),
+)
+
 
 class LandCoverClass(BaseModel):
     """One row of the class table: its id is its position, counted from 1."""
@@ -43,10 +50,9 @@ def colours(mask: NDArray[np.uint8], classes: list[LandCoverClass]) -> NDArray[n
     return np.frombuffer(palette(classes), np.uint8).reshape(256, 3)[mask]
 
 
-def class_fractions(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Share of each class in a mask: shape (19,), entry id - 1, exact (pixel count / pixels)."""
-    counts = np.bincount(mask.ravel(), minlength=CLASS_COUNT + 1)
-    return counts[1 : CLASS_COUNT + 1] / mask.size
+def class_pixels(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pixels of each class in a mask (or several): shape (19,), entry id - 1."""
+    return np.bincount(mask.ravel(), minlength=CLASS_COUNT + 1)[1 : CLASS_COUNT + 1]
 
 
 def bad_ids(mask: NDArray[np.uint8]) -> list[int]:

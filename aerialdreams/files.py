@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         The path to write to. If the block raises, it is removed and `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    # A name of its own: a worker that was given up may still be writing the same file.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -39,6 +41,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def kept_folder(path: Path, scratch: Path, key: str) -> Iterator[Path]:
+    """Fill a folder over several runs, and move it to its place when it is whole.
+
+    Args:
+        path: its place.
+        scratch: where it lies until then, `NAME.KEY`. Those of other keys are removed.
+        key: fingerprint of the work, so that a run goes on with files of its own only.
+
+    Yields:
+        The folder, with what a killed run left: each file that bears its name there is whole.
+    """
+    kept = scratch / f"{path.name}.{key}"
+    for other in scratch.glob(f"{path.name}.*"):
+        if other != kept:
+            shutil.rmtree(other)
+    kept.mkdir(parents=True, exist_ok=True)
+    yield kept
+    for partial in kept.rglob("*.partial"):
+        partial.unlink()
+    if path.exists():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(kept, path)
 
 
 def write_json(path: Path, value: object) -> None:

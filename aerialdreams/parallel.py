@@ -1,61 +1,123 @@
-"""The per-patch work of the data stages, on all cores of this machine."""
+"""The per-patch work of the data stages, on all cores of this machine or on several machines."""
 
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TypeVar
 
+from aerialdreams.errors import UserError, WorkError
+from aerialdreams.params import Runtime
 from aerialdreams.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+AHEAD = 4  # items under way for each worker, so that none waits and results never pile up
 
 
 def map_patches(
     work: Callable[[Item], Result],
     items: list[Item],
     what: str,
-    workers: int,
+    runtime: Runtime,
     unit: str = "patches",
 ) -> Iterator[Result]:
     """Do `work` on each item in worker processes, with progress; results in the items' order.
 
     Args:
-        work: a function that a worker can import (no closure). Its exceptions come out here.
+        work: a function that a worker can import (no closure). Its exceptions come out here. It may
+            be done twice on an item, where a worker was lost, and must not mind.
         items: what it gets; each is pickled on its own.
         what: name of the work, for the progress line.
-        workers: number of processes; 0 is one for each core that this process may use.
+        runtime: how many local workers, or which Dask scheduler's.
         unit: name of the items, in the plural.
+
+    Raises:
+        UserError: `distributed` is not installed, and a scheduler is named.
+        WorkError: the scheduler cannot be reached, has no worker, or lost the work.
     """
-    count = workers or len(os.sched_getaffinity(0))
+    with _workers(runtime, len(items)) as (pool, count):
+        results = _bounded_map(pool, work, items, AHEAD * count)
+        yield from progress(results, what, unit, len(items))
+
+
+@contextmanager
+def _workers(runtime: Runtime, items: int) -> Iterator[tuple[Executor, int]]:
+    """What takes the work, and how many items it does at a time."""
+    if runtime.scheduler:
+        with _dask(runtime.scheduler) as (pool, count):
+            yield pool, count
+        return
+    count = max(1, min(runtime.workers or len(os.sched_getaffinity(0)), items))
     with ProcessPoolExecutor(
-        max_workers=max(1, min(count, len(items))),
+        max_workers=count,
         mp_context=get_context("spawn"),
         initializer=_die_with,
         initargs=(os.getpid(),),
     ) as pool:
-        try:
-            results = _bounded_map(pool, work, items, ahead=4 * count)
-            yield from progress(results, what, unit, len(items))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        yield pool, count
+
+
+@contextmanager
+def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
+    """The workers of a running Dask cluster, which see this folder under the same path."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            "runtime.scheduler: needs Dask; `pip install 'aerialdreams[dask]'` here and there, or"
+            ' set it to ""'
+        ) from None
+    try:
+        client = Client(scheduler, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise WorkError(
+            f"runtime.scheduler: {scheduler} cannot be reached ({error}); start it with `dask"
+            ' scheduler`, or set it to "" for local workers'
+        ) from None
+    with client:
+        count = sum(client.nthreads().values())
+        if not count:
+            raise WorkError(f"runtime.scheduler: {scheduler} has no worker; start `dask worker`")
+        yield client.get_executor(pure=False), count
 
 
 def _bounded_map(
-    pool: ProcessPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
     """`pool.map` that has at most `ahead` items under way, so that results never pile up."""
-    rest = iter(items)
-    pending = [pool.submit(work, item) for item in islice(rest, ahead)]
-    while pending:
-        yield pending.pop(0).result()
-        pending.extend(pool.submit(work, item) for item in islice(rest, 1))
+    rest, root = iter(items), Path.cwd()
+    pending = [pool.submit(_here, root, work, item) for item in islice(rest, ahead)]
+    try:
+        while pending:
+            outcome = pending.pop(0).result()
+            if isinstance(outcome, (UserError, WorkError)):
+                raise outcome
+            yield outcome
+            pending.extend(pool.submit(_here, root, work, item) for item in islice(rest, 1))
+    finally:
+        for future in pending:  # where one failed, or nobody asks for more
+            future.cancel()
+
+
+def _here(root: Path, work: Callable[[Item], Result], item: Item) -> Result | UserError | WorkError:
+    """Do the work in the project's folder: a worker of another machine may stand elsewhere.
+
+    Our errors come back as results. What lies behind one (GDAL's, say) may not bear the journey.
+    """
+    if Path.cwd() != root:
+        os.chdir(root)
+    try:
+        return work(item)
+    except (UserError, WorkError) as error:
+        return type(error)(str(error))
 
 
 def _die_with(parent: int) -> None:

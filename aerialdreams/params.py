@@ -11,6 +11,7 @@ from aerialdreams.errors import UserError
 
 Domain = Annotated[str, Field(pattern=r"^D\d{3}_\d{4}$")]
 Zone = Annotated[str, Field(pattern=r"^Z\d+_[UANFH]{2}$")]
+Url = Annotated[str, Field(pattern=r"^https?://.+")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=1)]
@@ -31,14 +32,25 @@ class Runtime(_Group):
     """How the work is done, never what comes out: no stage depends on it in dvc.yaml."""
 
     workers: int = Field(ge=0)
+    scheduler: str = Field(pattern=r"^((tcp|tls|ws|wss)://.+)?$")
     checkpoint_every: int = Field(ge=1)
 
 
-class RawPatches(_Group):
-    source: Literal["sample"]
+class Sample(_Group):
     seed: Seed
     zone_side: int = Field(ge=1, le=10)
     zones: dict[Domain, Annotated[list[Zone], Field(min_length=1)]] = Field(min_length=1)
+
+
+class RawPatches(_Group):
+    source: Literal["sample", "toy", "full", "domains", "folder"]
+    domains: list[Domain]
+    folder: str
+    downloads: str = Field(min_length=1)
+    storage: Url
+    hub: Url
+    hub_revision: str = Field(min_length=1)
+    sample: Sample
 
 
 class PatchIndex(_Group):
@@ -53,10 +65,6 @@ class PatchIndex(_Group):
         if both:
             raise ValueError(f"{', '.join(both)}: in both validation_domains and test_domains")
         return self
-
-
-class TiffToPng(_Group):
-    compress_level: int = Field(ge=0, le=9)
 
 
 class OsmMetadata(_Group):
@@ -170,7 +178,6 @@ class Params(_Group):
     torch_threads: int = Field(ge=1)
     raw_patches: RawPatches
     patch_index: PatchIndex
-    tiff_to_png: TiffToPng
     osm_metadata: OsmMetadata
     captions: Captions
     dataset: DatasetParams

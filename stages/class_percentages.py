@@ -1,40 +1,50 @@
 """class-percentages: how much of each patch each class covers.
 
-Reads   data/patches.parquet, data/masks/, the class table
+Reads   data/patches.parquet, whose pixel counts patch-index took when it checked the masks; the
+        class table
 Writes  data/class_percentages.parquet: patch_id and one column for each class, by its name, with
-        the exact share of the patch's pixels, 0 to 1
+        the exact share of the patch's pixels, 0 to 1; metrics/class_frequencies.csv, the share of
+        each class in each split, beside FLAIR's published ones
 """
 
-from pathlib import Path
+import csv
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from aerialdreams.classes import class_fractions
-from aerialdreams.parallel import map_patches
+from aerialdreams.classes import FLAIR_SHARES
+from aerialdreams.files import whole_file
 from aerialdreams.params import Params
-from aerialdreams.patches import IGN_CREDIT, MASKS, PERCENTAGES, read_index, read_mask
+from aerialdreams.patches import FREQUENCIES, IGN_CREDIT, PERCENTAGES, SIDE, SPLITS, read_index
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import write_table
 
 
 def main(params: Params) -> str:
-    patch_ids = read_index()["patch_id"].tolist()
-    paths = [MASKS / f"MSK_{patch_id}.png" for patch_id in patch_ids]
+    index = read_index()
     names = [land_cover.name for land_cover in params.classes]
-    shares = list(map_patches(measure, paths, "masks measured", params.runtime.workers))
+    shares = np.stack(index["pixels"].to_list()) / SIDE**2
     rows = [
         {"patch_id": patch_id} | dict(zip(names, share, strict=True))
-        for patch_id, share in zip(patch_ids, shares, strict=True)
+        for patch_id, share in zip(index["patch_id"], shares.tolist(), strict=True)
     ]
     schema = pa.schema([("patch_id", pa.string()), *((name, pa.float64()) for name in names)])
     write_table(PERCENTAGES, rows, schema, IGN_CREDIT)
-    seen = sum(any(row[name] for row in rows) for name in names)
-    return f"{len(rows)} masks measured, {seen} of {len(names)} classes seen"
+    by_split = {split: shares[index["split"] == split].mean(0) for split in SPLITS}
+    write_frequencies(names, by_split)
+    seen = int((shares.max(0) > 0).sum())
+    return f"{len(rows)} patches, {seen} of {len(names)} classes seen"
 
 
-def measure(path: Path) -> list[float]:
-    """Share of each class in one mask, in the order of the ids."""
-    return class_fractions(read_mask(path)).tolist()
+def write_frequencies(names: list[str], by_split: dict[str, NDArray[np.float64]]) -> None:
+    """Percent of each class in each split, one row a class, for `dvc plots` and the card."""
+    with whole_file(FREQUENCIES) as partial, partial.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["class", *SPLITS, "flair_train"])
+        for number, name in enumerate(names):
+            percents = [f"{100 * by_split[split][number]:.4f}" for split in SPLITS]
+            writer.writerow([name, *percents, f"{FLAIR_SHARES[number]:.2f}"])
 
 
 if __name__ == "__main__":

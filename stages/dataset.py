@@ -1,31 +1,46 @@
 """dataset: images, masks and captions as one dataset that can be pushed, pulled and published.
 
-Reads   data/patches.parquet, data/images/, data/masks/, data/captions.parquet
+Reads   data/patches.parquet, data/images/, data/masks/, data/captions.parquet,
+        metrics/class_frequencies.csv
 Writes  data/dataset/data/{train,validation,test}-*.parquet and data/dataset/README.md, for
-        `datasets.load_dataset("data/dataset")`
+        `datasets.load_dataset("data/dataset")`; data/contact_sheet.png, a look at it
 """
 
+import csv
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, Image, Value
 
+from aerialdreams.classes import LandCoverClass
 from aerialdreams.dataset import DATASET
 from aerialdreams.errors import UserError
-from aerialdreams.files import whole_folder
+from aerialdreams.files import file_md5, whole_folder
 from aerialdreams.params import Params
 from aerialdreams.patches import (
     CAPTIONS,
+    FREQUENCIES,
     IGN_CREDIT,
     IMAGES,
+    INDEX,
     MASKS,
     OSM_CREDIT,
     SPLITS,
+    read_image,
     read_index,
+    read_mask,
+    resize_image,
+    resize_mask,
+    write_image,
 )
+from aerialdreams.pictures import GAP, grid
 from aerialdreams.progress import progress
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import read_table
+
+SHEET = Path("data/contact_sheet.png")
+SHEET_ROWS, SHEET_SIZE = 6, 192  # patches of each split, pixels a side
 
 COLUMNS = ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date")
 FEATURES = Features(
@@ -62,9 +77,9 @@ def main(params: Params) -> str:
         for split, number, count, part in progress(parts, "shards", "shards", len(parts)):
             path = folder / f"data/{split}-{number:05d}-of-{count:05d}.parquet"
             write_shard(path, part)
-        names = [land_cover.name for land_cover in params.classes]
-        (folder / "README.md").write_text(card(rows, names), encoding="utf-8")
+        (folder / "README.md").write_text(card(rows, params), encoding="utf-8")
         total = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+    write_sheet(SHEET, rows, params.classes)
     return f"{len(rows)} patches in {len(parts)} shards, {total / 1e6:.1f} MB"
 
 
@@ -87,29 +102,89 @@ def _embed(path: Path) -> dict[str, bytes | str]:
         raise UserError(f"{path}: not found; `dvc repro` makes it") from None
 
 
-def card(rows: pd.DataFrame, names: list[str]) -> str:
-    """The dataset's card: what it holds, whose it is and under which licence."""
-    counts = "\n".join(f"| {split} | {sum(rows['split'] == split)} |" for split in SPLITS)
-    ids = "\n".join(f"| {number} | {name} |" for number, name in enumerate(names, start=1))
+def write_sheet(path: Path, rows: pd.DataFrame, classes: list[LandCoverClass]) -> None:
+    """A picture of some patches of each split with their masks, for a look at what is there."""
+    columns = []
+    for split in SPLITS:
+        chosen = rows.loc[rows["split"] == split, "patch_id"].tolist()
+        chosen = [chosen[number * len(chosen) // SHEET_ROWS] for number in range(SHEET_ROWS)]
+        images = [resize_image(read_image(IMAGES / f"IMG_{n}.png"), SHEET_SIZE) for n in chosen]
+        masks = [resize_mask(read_mask(MASKS / f"MSK_{n}.png"), SHEET_SIZE) for n in chosen]
+        columns.append(grid(masks, [images], classes))
+    gap = np.full((columns[0].shape[0], 4 * GAP, 3), 255, np.uint8)
+    write_image(path, np.hstack([columns[0], gap, columns[1], gap, columns[2]]))
+
+
+def card(rows: pd.DataFrame, params: Params) -> str:
+    """The dataset's card: what it holds, how it was made, whose it is and under which licence."""
+    counts = "\n".join(
+        f"| {split} | {len(part)} | {part['domain'].nunique()} |"
+        for split, part in ((split, rows[rows["split"] == split]) for split in SPLITS)
+    )
+    try:
+        _, *shares = csv.reader(FREQUENCIES.read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
+        raise UserError(f"{FREQUENCIES}: not found; `dvc repro` makes it") from None
+    classes = "\n".join(
+        f"| {number} | {land_cover.name} | `{land_cover.colour}` | {' | '.join(share[1:])} |"
+        for number, (land_cover, share) in enumerate(
+            zip(params.classes, shares, strict=True), start=1
+        )
+    )
+    examples = "\n".join(f"- {rows[rows['split'] == split]['caption'].iloc[0]}" for split in SPLITS)
+    hashes = "\n".join(
+        f"| `{path}` | {file_md5(path)} |" for path in (INDEX, CAPTIONS, FREQUENCIES)
+    )
     return f"""---
 license: other
 license_name: licence-ouverte-2.0-and-odbl-1.0
+license_link: https://www.etalab.gouv.fr/licence-ouverte-open-licence/
 task_categories: [text-to-image, image-segmentation]
+tags: [aerial, land-cover, FLAIR, OpenStreetMap]
+size_categories: [{size_category(len(rows))}]
 ---
 # Aerial photographs with land-cover masks and captions
 
-512 x 512 pixels of 0.2 m. `image` is RGB, `mask` a paletted PNG whose pixels are class ids,
-`caption` says where the patch lies and what covers it. `origin_x` and `origin_y` are the
-north-west corner in EPSG:2154 (metres), `longitude` and `latitude` the centre (WGS 84).
+Patches of 512 x 512 pixels of 0.2 m, in Parquet shards with the images embedded:
+`datasets.load_dataset` on this folder is all that it takes.
+
+| column | what it is |
+|---|---|
+| `patch_id` | the six digits of IGN's file names |
+| `image` | RGB, bands 1 to 3 of FLAIR's image, as PNG |
+| `mask` | paletted PNG: the pixel is the class id, the palette FLAIR's colours |
+| `caption` | where the patch lies and what covers it |
+| `domain`, `zone` | FLAIR's, the département and year in the domain's name |
+| `origin_x`, `origin_y` | north-west corner in EPSG:2154, metres |
+| `longitude`, `latitude` | centre, WGS 84 |
+| `date` | of the photograph; null where IGN does not say |
+
 Splits are by domain, so that no patch has its neighbour in another split.
 
-| split | patches |
-|---|---|
+| split | patches | domains |
+|---|---|---|
 {counts}
 
-| id | class |
+## Classes
+Percent of the pixels of each split, and of FLAIR #1's train set as IGN publishes it.
+
+| id | class | colour | train | validation | test | FLAIR #1 |
+|---|---|---|---|---|---|---|
+{classes}
+
+## Captions
+Made by `{params.captions.template}`: the place with the finest level first, classes by area, those
+below {params.captions.floor_percent:g} % of the patch left out. The first of each split:
+
+{examples}
+
+## How it was made
+By AerialDreams' pipeline, source `{params.raw_patches.source}`. The same code, params and tiles
+give these shards byte for byte; the MD5 of what they were made from:
+
+| file | MD5 |
 |---|---|
-{ids}
+{hashes}
 
 ## Credits
 - Images and masks: {IGN_CREDIT}, https://ignf.github.io/FLAIR/. With the sample source they are
@@ -117,6 +192,12 @@ Splits are by domain, so that no patch has its neighbour in another split.
 - Place names in captions: {OSM_CREDIT}, https://www.openstreetmap.org/copyright. The captions are
   a database derived from OpenStreetMap and stay under the ODbL.
 """
+
+
+def size_category(count: int) -> str:
+    """Hugging Face's word for a dataset's size (huggingface.co/docs/hub/datasets-cards)."""
+    names = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M"]
+    return names[sum(count >= limit for limit in (1_000, 10_000, 100_000))]
 
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ from typing import Any
 
 from rasterio.warp import transform
 
-from aerialdreams.classes import CLASS_COUNT, bad_ids
+from aerialdreams.classes import CLASS_COUNT, bad_ids, class_pixels
 from aerialdreams.errors import UserError
-from aerialdreams.files import whole_file
+from aerialdreams.files import file_md5, whole_file
 from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params, PatchIndex
 from aerialdreams.patches import (
     IGN_CREDIT,
     INDEX,
     INDEX_SCHEMA,
+    PATCH_NAME,
     PIXEL,
     RAW,
     SIDE,
@@ -35,8 +36,8 @@ from aerialdreams.tables import write_table
 
 REJECTED = Path("data/rejected.csv")
 
-PATCH_NAME = re.compile(r"(IMG|MSK)_(\d{6})\.tif")
-PLACE = re.compile(r"(D\d{3}_\d{4})/(Z\d+_[UANFH]{2})/(?:.*/)?[^/]+")
+# Domain and zone are the folders' names, in IGN's storage and in the Hugging Face release alike.
+PLACE = re.compile(r"(?:.*/)?(D\d{3}_\d{4})/(?:.*/)?(Z\d+_[UANFH]{2})/(?:.*/)?[^/]+")
 # FLAIR's transforms carry float noise; a tenth of a pixel is more than all of it.
 TOLERANCE = PIXEL / 10
 
@@ -55,7 +56,7 @@ class Pair:
 def main(params: Params) -> str:
     stage = params.patch_index
     pairs = find_pairs(RAW, read_metadata(Path(stage.metadata)))
-    checked = map_patches(check, pairs, "patches checked", params.runtime.workers)
+    checked = map_patches(check, pairs, "patches checked", params.runtime)
     rows, rejected = [], []
     for result in checked:
         if isinstance(result, dict):
@@ -72,6 +73,7 @@ def main(params: Params) -> str:
         )
     assign_splits(rows, stage)
     add_centres(rows)
+    add_grid(rows)
     write_table(INDEX, rows, INDEX_SCHEMA, IGN_CREDIT)
     counts = ", ".join(f"{sum(r['split'] == s for r in rows)} {s}" for s in SPLITS)
     return f"{len(rows)} patches ({counts}), {len(rejected)} set aside"
@@ -125,9 +127,16 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
         if len(files) > 1:
             return pair.patch_id, str(files[1]), f"a second {kind} with this number"
     (image_path,), (mask_path,) = pair.images, pair.masks
-    place = PLACE.fullmatch(image_path.relative_to(pair.root).as_posix())
+    place, of_mask = place_of(image_path, pair.root), place_of(mask_path, pair.root)
     if not place:
-        return pair.patch_id, str(image_path), "not in a folder Dxxx_yyyy/Zn_LL"
+        return pair.patch_id, str(image_path), "not in folders named Dxxx_yyyy and Zn_LL"
+    if of_mask != place:
+        where = "/".join(place)
+        return (
+            pair.patch_id,
+            str(mask_path),
+            f"not of the same domain and zone as its image, {where}",
+        )
     try:
         image, mask = read_tile(image_path), read_tile(mask_path)
     except UserError as error:
@@ -138,16 +147,25 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
             return pair.patch_id, str(path), flaw
     return {
         "patch_id": pair.patch_id,
-        "domain": place[1],
-        "zone": place[2],
+        "domain": place[0],
+        "zone": place[1],
         "image_path": image_path.relative_to(pair.root).as_posix(),
         "mask_path": mask_path.relative_to(pair.root).as_posix(),
+        "image_md5": file_md5(image_path),
+        "mask_md5": file_md5(mask_path),
+        "pixels": class_pixels(mask.bands).tolist(),
         "origin_x": round(image.origin[0], 1),
         "origin_y": round(image.origin[1], 1),
         "date": pair.metadata.get("date"),
         "time": pair.metadata.get("time"),
         "camera": pair.metadata.get("camera"),
     }
+
+
+def place_of(path: Path, root: Path) -> tuple[str, str] | None:
+    """Domain and zone of a tile, by the folders that it lies in, whatever stands between them."""
+    place = PLACE.fullmatch(path.relative_to(root).as_posix())
+    return (place[1], place[2]) if place else None
 
 
 def image_flaw(image: Tile) -> str | None:
@@ -194,6 +212,19 @@ def assign_splits(rows: list[dict[str, Any]], stage: PatchIndex) -> None:
                 f" {', '.join(sorted({row['domain'] for row in rows}))}, and"
                 " patch_index.validation_domains and test_domains say which is which"
             )
+
+
+def add_grid(rows: list[dict[str, Any]]) -> None:
+    """Set each row's place in the grid of its zone, row 0 and column 0 in the north-west."""
+    corners: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in rows:
+        zone = (row["domain"], row["zone"])
+        west, north = corners.get(zone, (row["origin_x"], row["origin_y"]))
+        corners[zone] = min(west, row["origin_x"]), max(north, row["origin_y"])
+    for row in rows:
+        west, north = corners[row["domain"], row["zone"]]
+        row["zone_column"] = round((row["origin_x"] - west) / (SIDE * PIXEL))
+        row["zone_row"] = round((north - row["origin_y"]) / (SIDE * PIXEL))
 
 
 def add_centres(rows: list[dict[str, Any]]) -> None:

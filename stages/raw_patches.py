@@ -1,131 +1,265 @@
-"""raw-patches: the tiles that everything starts from, in FLAIR's own layout.
+"""raw-patches: the tiles that everything starts from, in FLAIR's own layouts.
 
-Reads   nothing: source `sample` draws a small invented world from a seed
-Writes  data/raw/Dxxx_yyyy/Zn_LL/{img,msk}/*.tif, data/raw/flair-1_metadata_aerial.json,
-        data/raw/sample.osm.pbf (the same ground, as OpenStreetMap would have it)
+Reads   by raw_patches.source
+          sample   nothing: a small invented world is drawn from a seed
+          toy      IGN's toy set, 250 patches, from IGN's storage
+          full     all of FLAIR #1, 77,412 patches, from IGN's storage
+          domains  some domains of FLAIR #1, from its Hugging Face release
+          folder   FLAIR as it lies on a disk: linked, never copied or changed
+Writes  data/raw/, with IMG_nnnnnn.tif and MSK_nnnnnn.tif in folders that name domain and zone,
+        flair-1_metadata_aerial.json, and sources.json: what it came from, with sha256
+        With source sample also sample.osm.pbf, the same ground as OpenStreetMap would have it
+
+Archives are kept in raw_patches.downloads: delete them when you will not need them again.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import json
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
-import numpy as np
-import rasterio
-from numpy.typing import NDArray
-from rasterio.transform import from_origin
+import requests
 
-from aerialdreams.files import whole_folder, write_json
+from aerialdreams.download import TIMEOUT, fetch, need_space, size_of
+from aerialdreams.errors import UserError, WorkError
+from aerialdreams.files import fingerprint, kept_folder, whole_file, whole_folder, write_json
 from aerialdreams.parallel import map_patches
-from aerialdreams.params import Params
-from aerialdreams.patches import PIXEL, RAW, SIDE
-from aerialdreams.sample.ground import ZoneGround, write_ground
-from aerialdreams.sample.land import PATCH, draw_land
-from aerialdreams.sample.photograph import photograph
-from aerialdreams.stage import run_stage
+from aerialdreams.params import Params, RawPatches
+from aerialdreams.patches import METADATA, PATCH_NAME, RAW
+from aerialdreams.sample.world import draw_world
+from aerialdreams.stage import run_stage, scratch
 
-# What most masks of FLAIR #1 carry: Lambert-93 in name only, without a code.
-MASK_CRS = (
-    'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
-    'AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
-)
+HUB_DATASET = "IGNF/FLAIR-1-2"
+HUB_FOLDERS = ("data/train-val", "data/flair#1-test")  # flair#2-test has other patches
+HUB_METADATA = "aux-data/flair_aerial_metadata.json"
+STORED = {
+    "toy": ["flair_1_toy_dataset.zip", "flair-1_metadata_aerial.zip"],
+    "full": [
+        "flair_aerial_train.zip",
+        "flair_labels_train.zip",
+        "flair_1_aerial_test.zip",
+        "flair_1_labels_test.zip",
+        "flair-1_metadata_aerial.zip",
+    ],
+}
+MEMBERS = 500  # files of an archive that a worker unpacks at a time
 
 
-@dataclass(frozen=True)
-class ZoneTask:
-    """A zone to draw: where it is written, where it lies, the number of its first patch."""
+class Archive(NamedTuple):
+    """A file of a source, with what is published of it."""
 
-    root: Path
-    domain: str
-    zone: str
-    west: float
-    north: float
-    side: int
-    first: int
-    seed: list[int]
+    url: str
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+class Members(NamedTuple):
+    """Some files of an archive, and where they are to lie."""
+
+    archive: Path
+    files: list[tuple[str, Path]]
 
 
 def main(params: Params) -> str:
-    sample = params.raw_patches
-    with whole_folder(RAW) as root:
-        tasks = lay_out(root, sample.zones, sample.zone_side, sample.seed)
-        drawn = list(map_patches(draw_zone, tasks, "zones drawn", params.runtime.workers, "zones"))
-        metadata = {key: entry for _, entries in drawn for key, entry in entries.items()}
-        write_json(root / "flair-1_metadata_aerial.json", metadata)
-        write_ground(root / "sample.osm.pbf", [ground for ground, _ in drawn], sample.seed)
-    return f"{len(metadata)} patches in {len(tasks)} zones of {len(sample.zones)} domains drawn"
+    stage = params.raw_patches
+    if stage.source == "sample":
+        with whole_folder(RAW) as root:
+            return draw_world(root, stage.sample, params.runtime)
+    if stage.source == "folder":
+        return link_folder(Path(stage.folder))
+    archives = list_hub(stage) if stage.source == "domains" else list_storage(stage)
+    downloads = Path(stage.downloads)
+    hashes = fetch_all(archives, downloads)
+    with_hashes = [
+        {"url": archive.url, "sha256": sha256}
+        for archive, sha256 in zip(archives, hashes, strict=True)
+    ]
+    with kept_folder(RAW, scratch(), fingerprint(hashes, __file__, [])) as folder:
+        count = unpack_all([downloads / archive.name for archive in archives], folder, params)
+        gather_metadata(folder)
+        write_json(folder / "sources.json", with_hashes)
+    return f"{count} tiles unpacked from {len(archives)} archives"
 
 
-def lay_out(root: Path, zones: dict[str, list[str]], side: int, seed: int) -> list[ZoneTask]:
-    """Give each zone its place: domains far apart, a domain's zones in a row to the east."""
-    tasks: list[ZoneTask] = []
-    for number, (domain, names) in enumerate(zones.items()):
-        west, north = 380_000.0 + 70_000 * (number % 7), 6_350_000.0 + 60_000 * (number % 5)
-        for place, zone in enumerate(names):
-            task = ZoneTask(
-                root=root,
-                domain=domain,
-                zone=zone,
-                west=west + 1200.0 * place,
-                north=north + 150.0 * (place % 3),
-                side=side,
-                first=1 + len(tasks) * side * side,
-                seed=[seed, number, place],
-            )
-            tasks.append(task)
-    return tasks
+def list_storage(stage: RawPatches) -> list[Archive]:
+    """The archives of IGN's storage; it publishes no hashes, and sizes only when asked."""
+    root = stage.storage.rstrip("/")
+    return [Archive(f"{root}/{name}", name) for name in STORED[stage.source]]
 
 
-def draw_zone(task: ZoneTask) -> tuple[ZoneGround, dict[str, Any]]:
-    """Draw a zone once, cut it into patches and write them.
+def list_hub(stage: RawPatches) -> list[Archive]:
+    """The archives of the chosen domains, with size and sha256 from the hub's listing.
 
-    Returns:
-        What OpenStreetMap gets to know of it, and its patches' metadata.
+    Raises:
+        UserError: FLAIR #1 has no such domain.
+        WorkError: the hub cannot be reached.
     """
-    ground = draw_land(task.zone.split("_")[1], task.side, task.seed)
-    bands = photograph(ground, task.seed)
-    mask = np.repeat(np.repeat(ground.mask, 2, 0), 2, 1)
-    rng = np.random.default_rng([*task.seed, 1])
-    folder = task.root / task.domain / task.zone
-    (folder / "img").mkdir(parents=True)
-    (folder / "msk").mkdir()
-    metadata = {}
-    for number in range(task.side**2):
-        row, column = divmod(number, task.side)
-        patch = f"{task.first + number:06d}"
-        west, north = task.west + column * PATCH, task.north - row * PATCH
-        part = np.s_[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE]
-        _write(folder / f"img/IMG_{patch}.tif", bands[:, *part], west, north, "EPSG:2154")
-        _write(folder / f"msk/MSK_{patch}.tif", mask[None, *part], west, north, MASK_CRS)
-        metadata[f"IMG_{patch}"] = _metadata(task, west + PATCH / 2, north - PATCH / 2, rng)
-    roads = [(kind, line * np.array([1, -1])) for kind, line in ground.roads]
-    place = ZoneGround(task.domain, task.west, task.north, task.side * PATCH, roads)
-    return place, metadata
-
-
-def _metadata(task: ZoneTask, x: float, y: float, rng: np.random.Generator) -> dict[str, Any]:
-    """A patch's entry, with the flaws of the real ones: centroids off, keys missing."""
-    off = rng.uniform(-24, 24, 2) if rng.random() < 0.4 else np.zeros(2)
-    year, complete = task.domain[-4:], rng.random() < 0.9
-    entry = {
-        "domain": task.domain,
-        "zone": task.zone,
-        "patch_centroid_x": round(x + float(off[0]), 2),
-        "patch_centroid_y": round(y + float(off[1]), 2),
-        "patch_centroid_z": round(float(rng.uniform(20, 600)), 2),
-        "date": f"{year}-{task.seed[1] % 4 + 5:02d}-{task.seed[2] + 10:02d}",
-        "time": f"{rng.integers(9, 16):02d}h{rng.integers(60):02d}",
-        "camera": "SAMPLE-CAMERA",
+    root = f"{stage.hub.rstrip('/')}/datasets/{HUB_DATASET}/resolve/{stage.hub_revision}"
+    listed = [file for folder in (*HUB_FOLDERS, "aux-data") for file in ask_hub(stage, folder)]
+    archives = {
+        PurePosixPath(file["path"]).stem: Archive(
+            f"{root}/{quote(file['path'])}",
+            PurePosixPath(file["path"]).name,
+            file["size"],
+            file.get("lfs", {}).get("oid"),
+        )
+        for file in listed
+        if file["path"].endswith(".zip") or file["path"] == HUB_METADATA
     }
-    if not complete:
-        del entry["time"], entry["patch_centroid_z"]
-    return entry
+    unknown = sorted(set(stage.domains) - set(archives))
+    if unknown or not stage.domains:
+        have = ", ".join(sorted(name for name in archives if name.startswith("D")))
+        raise UserError(
+            f"raw_patches.domains: {', '.join(unknown) or 'none named'}; the hub has {have}"
+        )
+    return [archives[name] for name in [*stage.domains, PurePosixPath(HUB_METADATA).stem]]
 
 
-def _write(path: Path, bands: NDArray[np.uint8], west: float, north: float, crs: str) -> None:
-    profile = {"driver": "GTiff", "dtype": "uint8", "width": SIDE, "height": SIDE, "crs": crs}
-    profile |= {"count": len(bands), "transform": from_origin(west, north, PIXEL, PIXEL)}
-    with rasterio.open(path, "w", **profile, compress="zstd", zstd_level=3, predictor=2) as file:
-        file.write(bands)
+def ask_hub(stage: RawPatches, folder: str) -> list[dict[str, Any]]:
+    """One folder of the hub's listing (https://huggingface.co/docs/hub/api)."""
+    quoted = quote(folder)
+    url = f"{stage.hub.rstrip('/')}/api/datasets/{HUB_DATASET}/tree/{stage.hub_revision}/{quoted}"
+    try:
+        answer = requests.get(url, timeout=TIMEOUT)
+        answer.raise_for_status()
+        files: list[dict[str, Any]] = answer.json()
+    except requests.RequestException as error:
+        raise WorkError(f"{url}: {error}; see the network and raw_patches.hub_revision") from None
+    return files
+
+
+def fetch_all(archives: list[Archive], downloads: Path) -> list[str]:
+    """Have all archives in the folder; gives their sha256, in their order."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    missing = [archive for archive in archives if not (downloads / archive.name).exists()]
+    sizes = [archive.size or size_of(archive.url) or 0 for archive in missing]
+    parts = [downloads / f"{archive.name}.part" for archive in missing]
+    have = sum(part.stat().st_size for part in parts if part.exists())
+    need_space(downloads, sum(sizes) - have, f"fetching {len(missing)} archives")
+    return [fetch(a.url, downloads / a.name, a.size, a.sha256) for a in archives]
+
+
+def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
+    """Unpack tiles and metadata, each archive into a folder of its name; gives the tiles' number.
+
+    That name is the domain of archives of Hugging Face, which have no folder for it inside. Files
+    that are there already are whole, from a run that was killed, and stay.
+    """
+    tasks, needed, count = [], 0, 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
+        if archive.suffix == ".json":
+            shutil.copyfile(archive, folder / archive.name)
+            continue
+        files, size = look_into(archive, folder / archive.stem)
+        needed += size
+        count += sum(target.suffix == ".tif" for _, target in files)
+        tasks += [Members(archive, files[i : i + MEMBERS]) for i in range(0, len(files), MEMBERS)]
+    have = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    need_space(folder, needed - have, "unpacking")
+    for _ in map_patches(unpack, tasks, "archives unpacked", params.runtime, "parts"):
+        pass
+    return count
+
+
+def look_into(archive: Path, folder: Path) -> tuple[list[tuple[str, Path]], int]:
+    """Which members of an archive to unpack and where to, and their bytes.
+
+    Raises:
+        UserError: it is no whole zip, or a member would lie outside, on another, or is a link.
+    """
+    files: dict[Path, str] = {}
+    size = 0
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = opened.infolist()
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{archive}: no whole zip ({error}); remove it, `dvc repro` fetches it again"
+        ) from None
+    for member in members:
+        path = PurePosixPath(member.filename)
+        if not PATCH_NAME.fullmatch(path.name) and not is_metadata(path.name):
+            continue
+        if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
+            raise UserError(f"{archive}: {member.filename} leads out of its folder; not unpacked")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise UserError(f"{archive}: {member.filename} is a link; not unpacked")
+        if folder / path in files:
+            raise UserError(f"{archive}: {member.filename} is in it twice; not unpacked")
+        files[folder / path] = member.filename
+        size += member.file_size
+    return [(name, target) for target, name in files.items()], size
+
+
+def is_metadata(name: str) -> bool:
+    """Whether a file is IGN's metadata of the patches, by its name in the one release or other."""
+    return name.startswith("flair") and name.endswith(".json") and "metadata" in name
+
+
+def unpack(task: Members) -> None:
+    """Unpack some members; each is written beside its place and checked by the archive's CRC.
+
+    Raises:
+        UserError: a member is damaged.
+    """
+    with zipfile.ZipFile(task.archive) as opened:
+        for name, target in task.files:
+            if target.exists():
+                continue
+            try:
+                with (
+                    whole_file(target) as partial,
+                    opened.open(name) as source,
+                    partial.open("wb") as file,
+                ):
+                    shutil.copyfileobj(source, file, 1 << 20)
+            except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+                raise UserError(
+                    f"{task.archive}: {name} is damaged ({error}); remove the archive and its"
+                    " .sha256, `dvc repro` fetches it again"
+                ) from None
+
+
+def link_folder(source: Path) -> str:
+    """Link all tiles below a folder into data/raw, in folders of the same names.
+
+    Raises:
+        UserError: there is no such folder, or no tile in it.
+    """
+    if not source.is_dir():
+        raise UserError(f"raw_patches.folder: {str(source)!r} is no folder; name where FLAIR lies")
+    tiles = sorted(path for path in source.rglob("*.tif") if PATCH_NAME.fullmatch(path.name))
+    if not tiles:
+        raise UserError(f"{source}: no IMG_nnnnnn.tif or MSK_nnnnnn.tif in it or its folders")
+    metadata = sorted(path for path in source.rglob("*.json") if is_metadata(path.name))
+    with whole_folder(RAW) as root:
+        for path in [*tiles, *metadata]:
+            target = root / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path.resolve())
+        gather_metadata(root)
+    return f"{len(tiles)} tiles of {source} linked"
+
+
+def gather_metadata(root: Path) -> None:
+    """Join the metadata files below a folder into one at its top, where there are any."""
+    found = [path for path in sorted(root.rglob("*.json")) if is_metadata(path.name)]
+    joined: dict[str, Any] = {}
+    for path in found:
+        try:
+            joined |= json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
+    for path in found:
+        path.unlink()
+    if found:
+        write_json(root / METADATA, joined)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aerialdreams.classes import class_fractions
+from aerialdreams.classes import class_pixels
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.params import Params, TrainSegmenter
 from aerialdreams.patches import (
@@ -95,7 +95,7 @@ def class_weights(masks: NDArray[np.uint8]) -> torch.Tensor:
 
     The mean over all pixels is 1; a class that no mask has weighs nothing.
     """
-    shares = torch.from_numpy(class_fractions(masks))
+    shares = torch.from_numpy(class_pixels(masks) / masks.size)
     roots = torch.where(shares > 0, shares.rsqrt(), 0.0)
     return (roots / (roots * shares).sum()).float()
 

@@ -20,11 +20,13 @@ SMALL = {
     "runtime": {"checkpoint_every": 5},
     "image_size": 64,
     "raw_patches": {
-        "zone_side": 2,
-        "zones": {
-            "D038_2021": ["Z1_UA", "Z2_FN"],
-            "D014_2020": ["Z1_UA"],
-            "D022_2021": ["Z1_AU"],
+        "sample": {
+            "zone_side": 2,
+            "zones": {
+                "D038_2021": ["Z1_UA", "Z2_FN"],
+                "D014_2020": ["Z1_UA"],
+                "D022_2021": ["Z1_AU"],
+            },
         },
     },
     "base_model": {
@@ -169,7 +171,7 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_
     place = clone(tmp_path / "project")
     for pattern, how in (
         ("data/raw.partial/*/*", signal.SIGKILL),
-        ("data/images.partial/*", signal.SIGTERM),
+        ("scratch/images.*/*.png", signal.SIGTERM),
         ("scratch/base-model-unet-*.pt", signal.SIGKILL),
         ("scratch/train-controlnet-*.pt", signal.SIGTERM),
         ("data/generated.partial/test/*", signal.SIGKILL),

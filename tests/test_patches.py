@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aerialdreams.classes import bad_ids, class_fractions, colours
+from aerialdreams.classes import bad_ids, class_pixels, colours
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
 from aerialdreams.patches import read_image, read_mask, read_tile, resize_mask, write_mask
@@ -64,4 +64,4 @@ def test_a_mask_without_palette_is_refused(tmp_path: Path) -> None:
 def test_bad_ids_and_fractions() -> None:
     mask = np.array([[0, 1, 1, 19], [20, 255, 1, 2]], np.uint8)
     assert bad_ids(mask) == [0, 20, 255]
-    assert class_fractions(mask)[:2].tolist() == [3 / 8, 1 / 8]
+    assert class_pixels(mask)[:2].tolist() == [3, 1]
