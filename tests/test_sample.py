@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,13 @@ ZONES = {"D038_2021": ["Z1_UA"], "D014_2020": ["Z1_HF"], "D022_2021": ["Z1_NU"]}
 
 @pytest.fixture
 def small(params: Params) -> Params:
-    return changed(params, raw_patches={"zones": ZONES, "zone_side": 2})
+    return with_sample(params, zones=ZONES, zone_side=2)
+
+
+def with_sample(params: Params, **values: Any) -> Params:
+    """Params with another sample world."""
+    sample = params.raw_patches.sample.model_dump() | values
+    return changed(params, raw_patches={"sample": sample})
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_the_same_bytes_for_any_number_of_workers(world: Path, small: Params) ->
     before = path_md5(world)
     raw_patches.main(changed(small, runtime={"workers": 1}))
     assert path_md5(world) == before
-    raw_patches.main(changed(small, raw_patches={"seed": 1}))
+    raw_patches.main(with_sample(small, seed=1))
     assert path_md5(world) != before
 
 
