@@ -23,7 +23,7 @@ from PIL import Image
 
 from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params, load_params
-from aerialdreams.patches import PATCH_NAME, RAW, read_index, read_tile
+from aerialdreams.patches import METADATA, PATCH_NAME, RAW, read_index, read_tile
 from stages import class_percentages, lut_masks, patch_index, tiff_to_png
 
 ROUNDS = 3
@@ -48,15 +48,8 @@ def main() -> None:
     os.chdir(scratch)
     try:
         link_tiles(tiles, words.patches)
-        ready = params.model_copy(
-            update={
-                "patch_index": params.patch_index.model_copy(
-                    update={"metadata": "none.json", "max_rejected": 0.0}
-                )
-            }
-        )
-        Path("none.json").write_text("{}")
-        run(ready)
+        (RAW / METADATA).write_text("{}")
+        run(params)
     finally:
         shutil.rmtree(scratch)
 

@@ -8,6 +8,7 @@ import pytest
 
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
+from stages import patch_index
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -40,6 +41,15 @@ def real_raw(workdir: Path, shared: Path) -> Path:
     """data/raw with the three real FLAIR patches and their metadata."""
     shutil.copytree(shared / "flair", workdir / "data" / "raw")
     return workdir / "data" / "raw"
+
+
+@pytest.fixture
+def indexed(real_raw: Path, params: Params) -> Params:
+    """The three real patches, one in each split, indexed."""
+    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
+    real = changed(params, patch_index=domains)
+    patch_index.main(real)
+    return real
 
 
 def changed(params: Params, **groups: Any) -> Params:

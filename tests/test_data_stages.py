@@ -15,19 +15,10 @@ from aerialdreams.errors import UserError
 from aerialdreams.files import path_md5
 from aerialdreams.params import Params
 from aerialdreams.patches import read_image, read_mask, read_tile
-from stages import captions, class_percentages, dataset, lut_masks, patch_index, tiff_to_png
+from stages import captions, class_percentages, dataset, lut_masks, tiff_to_png
 from tests.conftest import changed
 
 ZONES = {"000473": "D004_2021/Z6_NU", "034217": "D051_2019/Z15_UN", "084558": "D036_2020/Z17_UA"}
-
-
-@pytest.fixture
-def indexed(real_raw: Path, params: Params) -> Params:
-    """The three real patches, one in each split, indexed."""
-    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
-    real = changed(params, patch_index=domains)
-    patch_index.main(real)
-    return real
 
 
 def test_png_pixels_are_the_first_three_bands(indexed: Params, shared: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from aerialdreams.params import Params
-from stages import patch_index
-from tests.conftest import ROOT, changed
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -27,13 +26,8 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_pictures_on_a_full_disk(
-    real_raw: Path, workdir: Path, params: Params, small_disk: Path
-) -> None:
-    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
-    real = changed(params, patch_index=domains)
-    patch_index.main(real)
-    Path("params.yaml").write_text(yaml.safe_dump(real.model_dump(mode="json")))
+def test_pictures_on_a_full_disk(indexed: Params, small_disk: Path) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(indexed.model_dump(mode="json")))
 
     def stage() -> subprocess.CompletedProcess[str]:
         """Run the stage with its scratch folder on the small disk."""
