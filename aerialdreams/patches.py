@@ -15,6 +15,7 @@ import pyarrow as pa
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
 from aerialdreams.classes import CLASS_COUNT, LandCoverClass, palette
@@ -71,7 +72,7 @@ class Tile(NamedTuple):
     bands: NDArray[np.uint8]  # (bands, height, width)
     origin: tuple[float, float]  # x, y of the north-west corner, in metres
     pixel: tuple[float, float]  # width, height of a pixel in metres
-    epsg: int | None
+    crs: CRS | None
 
 
 def read_index() -> pd.DataFrame:
@@ -86,13 +87,14 @@ def read_tile(path: Path) -> Tile:
         UserError: missing, no raster, or truncated; the message names the file.
     """
     try:
-        with rasterio.open(path) as file:
-            crs, transform = file.crs, file.transform
+        # GDAL looks for side files in the whole folder, which takes as long as reading a mask.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(path) as file:
+            transform = file.transform
             return Tile(
                 bands=file.read(),
                 origin=(transform.c, transform.f),
                 pixel=(transform.a, -transform.e),
-                epsg=crs.to_epsg() if crs else None,
+                crs=file.crs,
             )
     except RasterioError as error:
         raise UserError(f"{path}: cannot be read ({_cause(error)}); fetch it again") from None

@@ -175,8 +175,9 @@ def image_flaw(image: Tile) -> str | None:
     if image.bands.dtype != "uint8":
         return f"type {image.bands.dtype}, not uint8"
     # Where an image has no code FLAIR means Lambert-93; another code is another place.
-    if image.epsg not in (None, 2154):
-        return f"EPSG:{image.epsg}, not EPSG:2154"
+    epsg = image.crs.to_epsg() if image.crs else None
+    if epsg not in (None, 2154):
+        return f"EPSG:{epsg}, not EPSG:2154"
     if any(abs(size - PIXEL) > TOLERANCE / SIDE for size in image.pixel):
         return f"pixels of {image.pixel[0]} x {image.pixel[1]} m, not {PIXEL} m"
     return None

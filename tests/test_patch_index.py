@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.crs import CRS
 
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
@@ -134,7 +135,10 @@ def test_an_empty_folder(workdir: Path, real: Params) -> None:
 def test_an_image_of_another_projection_is_a_flaw(real_raw: Path) -> None:
     tile = patch_index.read_tile(real_raw / IMAGE)
     assert patch_index.image_flaw(tile) is None
-    assert patch_index.image_flaw(tile._replace(epsg=32631)) == "EPSG:32631, not EPSG:2154"
+    assert (
+        patch_index.image_flaw(tile._replace(crs=CRS.from_epsg(32631)))
+        == "EPSG:32631, not EPSG:2154"
+    )
     assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel=(0.5, 0.5))))
     wide = tile._replace(bands=tile.bands.astype(np.uint16))
     assert "uint16" in str(patch_index.image_flaw(wide))

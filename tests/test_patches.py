@@ -15,13 +15,13 @@ from aerialdreams.patches import read_image, read_mask, read_tile, resize_mask, 
 def test_a_real_tile(shared: Path) -> None:
     tile = read_tile(shared / "flair/D004_2021/Z6_NU/img/IMG_000473.tif")
     assert tile.bands.shape == (5, 512, 512)
-    assert tile.epsg == 2154
+    assert tile.crs is not None and tile.crs.to_epsg() == 2154
     assert tile.origin == pytest.approx((961436.8, 6329262.4), abs=1e-6)
     assert tile.pixel == pytest.approx((0.2, 0.2))
 
 
 def test_a_real_masks_crs_has_no_code(shared: Path) -> None:
-    assert read_tile(shared / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").epsg is None
+    assert read_tile(shared / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").crs.to_epsg() is None
 
 
 def test_a_cut_tile_is_named(shared: Path, tmp_path: Path) -> None:
