@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -26,7 +26,8 @@ LOT = 16  # most items handed over at once: a mask takes 3 ms, handing one over 
 
 def map_patches(
     work: Callable[[Item], Result],
-    items: list[Item],
+    items: Iterable[Item],
+    count: int,
     what: str,
     runtime: Runtime,
     unit: str = "patches",
@@ -36,7 +37,8 @@ def map_patches(
     Args:
         work: a function that a worker can import (no closure). Its exceptions come out here. It may
             be done twice on an item, where a worker was lost, and must not mind.
-        items: what it gets; each must pickle.
+        items: what it gets; each must pickle. Drawn as workers get free, and none is held.
+        count: how many there are.
         what: name of the work, for the progress line.
         runtime: how many local workers, or which Dask scheduler's.
         unit: name of the items, in the plural.
@@ -45,11 +47,16 @@ def map_patches(
         UserError: `distributed` is not installed, and a scheduler is named.
         WorkError: the scheduler cannot be reached, has no worker, or lost the work.
     """
-    with _workers(runtime, len(items)) as (pool, count):
-        size = max(1, min(LOT, len(items) // (AHEAD * count)))
-        lots = [items[start : start + size] for start in range(0, len(items), size)]
-        results = _bounded_map(pool, work, lots, AHEAD * count)
-        yield from progress(results, what, unit, len(items))
+    with _workers(runtime, count) as (pool, workers):
+        ahead = AHEAD * workers
+        lots = _lots(iter(items), max(1, min(LOT, count // ahead)))
+        results = _bounded_map(pool, work, lots, ahead)
+        yield from progress(results, what, unit, count)
+
+
+def _lots(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while lot := list(islice(items, size)):
+        yield lot
 
 
 @contextmanager
@@ -94,18 +101,18 @@ def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
 
 
 def _bounded_map(
-    pool: Executor, work: Callable[[Item], Result], lots: list[list[Item]], ahead: int
+    pool: Executor, work: Callable[[Item], Result], lots: Iterator[list[Item]], ahead: int
 ) -> Iterator[Result]:
     """`pool.map` that has at most `ahead` lots under way, so that results never pile up."""
-    rest, root = iter(lots), Path.cwd()
-    pending = deque(pool.submit(_here, root, work, lot) for lot in islice(rest, ahead))
+    root = Path.cwd()
+    pending = deque(pool.submit(_here, root, work, lot) for lot in islice(lots, ahead))
     try:
         while pending:
             for outcome in pending.popleft().result():
                 if isinstance(outcome, (UserError, WorkError)):
                     raise outcome
                 yield outcome
-            pending.extend(pool.submit(_here, root, work, lot) for lot in islice(rest, 1))
+            pending.extend(pool.submit(_here, root, work, lot) for lot in islice(lots, 1))
     finally:
         for future in pending:  # where one failed, or nobody asks for more
             future.cancel()

@@ -1,7 +1,7 @@
 """params.yaml, typed: one model per stage, checked as a whole before any work starts."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,8 +20,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # Widths of a network's levels. 8 is the size of the smallest normalisation group that we use.
 Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
 
-CAPTION_FIELDS = ("place", "classes")
-PLACE_LEVELS = ("road", "place", "commune", "departement", "region", "country")
+# What a caption can name of a place: columns of data/osm_metadata.parquet (nearest_place: place).
+PlaceLevel = Literal[
+    "road",
+    "nearest_place",
+    "quartier",
+    "arrondissement_municipal",
+    "commune",
+    "postcode",
+    "arrondissement",
+    "departement",
+    "region",
+    "metropole",
+    "country",
+]
+PLACE_LEVELS = get_args(PlaceLevel)
+CAPTION_FIELDS = ("place", "classes", "features", "season", "month", "date", *PLACE_LEVELS)
 
 
 class _Group(BaseModel):
@@ -67,27 +81,40 @@ class PatchIndex(_Group):
         return self
 
 
+class OverpassParams(_Group):
+    server: Url
+    user_agent: str = Field(min_length=1)
+    pause: float = Field(ge=0)
+
+
 class OsmMetadata(_Group):
-    extract: str
+    backend: Literal["extract", "overpass"]
+    extract: str = Field(min_length=1)
+    overpass: OverpassParams
     max_road_distance: float = Field(gt=0)
     max_place_distance: float = Field(gt=0)
 
 
 class Captions(_Group):
-    template: str
-    place: list[Literal["road", "place", "commune", "departement", "region", "country"]] = Field(
-        min_length=1
-    )
+    seed: Seed
+    templates: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1)
+    place: list[PlaceLevel] = Field(min_length=1)
     floor_percent: float = Field(ge=0, le=100)
+    most_classes: int = Field(ge=1)
+    most_features: int = Field(ge=0)
+    amounts: Literal["none", "words", "numbers"]
 
-    @field_validator("template")
+    @field_validator("templates")
     @classmethod
-    def _known_fields(cls, template: str) -> str:
-        try:
-            template.format(**dict.fromkeys(CAPTION_FIELDS, ""))
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"fields are {{place}} and {{classes}}, not {error}") from error
-        return template
+    def _known_fields(cls, templates: list[list[str]]) -> list[list[str]]:
+        for sentence in (sentence for template in templates for sentence in template):
+            try:
+                sentence.format(**dict.fromkeys(CAPTION_FIELDS, ""))
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"{sentence!r}: no field {error}; there are {', '.join(CAPTION_FIELDS)}"
+                ) from error
+        return templates
 
 
 class DatasetParams(_Group):

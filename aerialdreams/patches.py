@@ -7,10 +7,9 @@ never resized but with nearest neighbour.
 import re
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import rasterio
 from numpy.typing import NDArray
@@ -22,6 +21,9 @@ from aerialdreams.classes import CLASS_COUNT, LandCoverClass, palette
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file
 from aerialdreams.tables import read_table
+
+if TYPE_CHECKING:  # see tables
+    import pandas as pd
 
 SIDE = 512  # pixels
 PIXEL = 0.2  # metres
@@ -75,9 +77,9 @@ class Tile(NamedTuple):
     crs: CRS | None
 
 
-def read_index() -> pd.DataFrame:
-    """The patch index, the only list of patches, in order of patch_id."""
-    return read_table(INDEX)
+def read_index(columns: list[str] | None = None) -> "pd.DataFrame":
+    """The patch index, the only list of patches, in order of patch_id; all columns or some."""
+    return read_table(INDEX, columns)
 
 
 def read_tile(path: Path) -> Tile:

@@ -17,6 +17,7 @@ from types import FrameType
 
 import psutil
 
+from aerialdreams import lock_file
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
 
@@ -59,6 +60,7 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
     try:
         params = load_params()
         with _only_one(name):
+            lock_file.keep(scratch())
             summary = main(params)
     except UserError as error:
         return _fail(name, str(error), USER_ERROR)

@@ -1,14 +1,16 @@
 """Parquet tables, one row per patch, same bytes every time."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file
+
+if TYPE_CHECKING:  # half of the time that a worker takes to start
+    import pandas as pd
 
 
 def write_table(
@@ -28,14 +30,18 @@ def write_table(
         pq.write_table(pa.Table.from_pylist(rows, schema), partial)
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
     """Read a table that a stage wrote; patch ids are text, and nulls are NaN or None.
+
+    Args:
+        path: the file.
+        columns: those to read, or None for all.
 
     Raises:
         UserError: the file is missing or no Parquet.
     """
     try:
-        return pq.read_table(path).to_pandas()
+        return pq.read_table(path, columns=columns).to_pandas()
     except FileNotFoundError:
         raise UserError(f"{path}: not found; `dvc repro` makes it") from None
     except pa.ArrowInvalid as error:

@@ -132,6 +132,7 @@ def card(rows: pd.DataFrame, params: Params) -> str:
         )
     )
     examples = "\n".join(f"- {rows[rows['split'] == split]['caption'].iloc[0]}" for split in SPLITS)
+    templates = " or ".join(f"`{' '.join(sentences)}`" for sentences in params.captions.templates)
     hashes = "\n".join(
         f"| `{path}` | {file_md5(path)} |" for path in (INDEX, CAPTIONS, FREQUENCIES)
     )
@@ -173,8 +174,8 @@ Percent of the pixels of each split, and of FLAIR #1's train set as IGN publishe
 {classes}
 
 ## Captions
-Made by `{params.captions.template}`: the place with the finest level first, classes by area, those
-below {params.captions.floor_percent:g} % of the patch left out. The first of each split:
+Made by {templates}: the place with the finest level first, classes by area, those below
+{params.captions.floor_percent:g} % of the patch left out. The first of each split:
 
 {examples}
 

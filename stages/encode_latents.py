@@ -23,28 +23,35 @@ from aerialdreams.training import set_up_torch, to_tensor
 
 def main(params: Params) -> str:
     base = load_base().to(set_up_torch(params.torch_threads))
-    paths, count = shards("train"), 0
+    paths, count, cut = shards("train"), 0, 0
     with whole_folder(LATENTS) as folder:
         save_file({"text": embed(base, [""]).cpu()}, folder / "empty.safetensors")
         for path in progress(paths, "shards encoded", "shards", len(paths)):
-            count += encode_shard(
-                base, path, folder, params.image_size, params.encode_latents.batch
-            )
+            batch = params.encode_latents.batch
+            number, too_long = encode_shard(base, path, folder, params.image_size, batch)
+            count, cut = count + number, cut + too_long
         size = sum(file.stat().st_size for file in folder.iterdir())
-    return f"{count} images and captions encoded in {len(paths)} shards, {size / 1e6:.1f} MB"
+    return (
+        f"{count} images and captions encoded in {len(paths)} shards, {size / 1e6:.1f} MB; {cut}"
+        f" captions cut at {base.tokenizer.model_max_length} tokens"
+    )
 
 
-def encode_shard(base: Base, path: Path, folder: Path, size: int, batch: int) -> int:
-    """Encode one shard of the dataset; gives its number of patches."""
+def encode_shard(base: Base, path: Path, folder: Path, size: int, batch: int) -> tuple[int, int]:
+    """Encode one shard of the dataset; gives its numbers of patches and of captions cut."""
     parts: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": []}
+    cut = 0
     for patches in in_batches(read_shard(path), batch):
         mean, std = encode(base, patches, size)
         parts["mean"].append(mean)
         parts["std"].append(std)
-        parts["text"].append(embed(base, [patch.caption for patch in patches]).cpu())
+        captions = [patch.caption for patch in patches]
+        parts["text"].append(embed(base, captions).cpu())
+        lengths = map(len, base.tokenizer(captions).input_ids)
+        cut += sum(length > base.tokenizer.model_max_length for length in lengths)
     tensors = {name: torch.cat(values).contiguous() for name, values in parts.items()}
     save_file(tensors, folder / f"{path.stem}.safetensors")
-    return len(tensors["mean"])
+    return len(tensors["mean"]), cut
 
 
 @torch.no_grad()

@@ -15,15 +15,15 @@ from aerialdreams.stage import run_stage, scratch
 
 
 def main(params: Params) -> str:
-    index = read_index()
+    index = read_index(["patch_id", "mask_path"])
     # The index holds each tile's hash, so that it stands for all of data/raw.
     key = fingerprint(params.classes, __file__, [INDEX])
     with kept_folder(MASKS, scratch(), key) as folder:
-        tasks = [
+        tasks = (
             (RAW / row.mask_path, folder / f"MSK_{row.patch_id}.png", params.classes)
             for row in index.itertuples()
-        ]
-        sizes = list(map_patches(convert, tasks, "masks", params.runtime))
+        )
+        sizes = list(map_patches(convert, tasks, len(index), "masks", params.runtime))
     return f"{len(sizes)} paletted PNG masks, {sum(sizes) / 1e6:.1f} MB"
 
 

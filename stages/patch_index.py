@@ -56,7 +56,7 @@ class Pair:
 def main(params: Params) -> str:
     stage = params.patch_index
     pairs = find_pairs(RAW, read_metadata(Path(stage.metadata)))
-    checked = map_patches(check, pairs, "patches checked", params.runtime)
+    checked = map_patches(check, pairs, len(pairs), "patches checked", params.runtime)
     rows, rejected = [], []
     for result in checked:
         if isinstance(result, dict):

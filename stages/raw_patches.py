@@ -162,7 +162,7 @@ def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
         tasks += [Members(archive, files[i : i + MEMBERS]) for i in range(0, len(files), MEMBERS)]
     have = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     need_space(folder, needed - have, "unpacking")
-    for _ in map_patches(unpack, tasks, "archives unpacked", params.runtime, "parts"):
+    for _ in map_patches(unpack, tasks, len(tasks), "archives unpacked", params.runtime, "parts"):
         pass
     return count
 

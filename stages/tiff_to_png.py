@@ -14,14 +14,14 @@ from aerialdreams.stage import run_stage, scratch
 
 
 def main(params: Params) -> str:
-    index = read_index()
+    index = read_index(["patch_id", "image_path"])
     # The index holds each tile's hash, so that it stands for all of data/raw.
     key = fingerprint([], __file__, [INDEX])
     with kept_folder(IMAGES, scratch(), key) as folder:
-        tasks = [
+        tasks = (
             (RAW / row.image_path, folder / f"IMG_{row.patch_id}.png") for row in index.itertuples()
-        ]
-        sizes = list(map_patches(convert, tasks, "images", params.runtime))
+        )
+        sizes = list(map_patches(convert, tasks, len(index), "images", params.runtime))
     return f"{len(sizes)} PNG images, {sum(sizes) / 1e6:.1f} MB"
 
 

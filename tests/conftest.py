@@ -1,6 +1,7 @@
 """What several rooms' tests share: real data, default params, a folder to work in."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
 from stages import patch_index
+from tests.overpass_server import Answers, recorded, serve_overpass
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -50,6 +52,13 @@ def indexed(real_raw: Path, params: Params) -> Params:
     real = changed(params, patch_index=domains)
     patch_index.main(real)
     return real
+
+
+@pytest.fixture
+def server(shared: Path) -> Iterator[Answers]:
+    """An Overpass server with the real answers."""
+    with serve_overpass(Answers(recorded=recorded(shared / "osm"))) as answers:
+        yield answers
 
 
 def changed(params: Params, **groups: Any) -> Params:

@@ -67,34 +67,6 @@ def test_percentages_of_published_masks(shared: Path, params: Params, number: st
     assert {name: share for name, share in ours.items() if share} == published
 
 
-def test_a_caption(params: Params) -> None:
-    shares = {"building": 0.2, "water": 0.5, "deciduous": 0.2, "vineyard": 0.009, "snow": 0.0}
-    place = {
-        "road": "Rue Molière",
-        "commune": "La Roche-sur-Yon",
-        "departement": "Vendée",
-        "region": None,
-        "country": "France",
-    }
-    assert captions.caption(shares, place, params.captions) == (
-        "Aerial view of Rue Molière, La Roche-sur-Yon, Vendée, France. water, building, deciduous."
-    )
-
-
-def test_a_caption_names_nothing_twice_and_is_nfc(params: Params) -> None:
-    place = {"commune": "Le\u0301ge", "departement": "Le\u0301ge"}
-    text = captions.caption({"water": 1.0}, place, params.captions)
-    assert text == "Aerial view of Lége. water."
-    assert captions.caption({"water": 0.004, "snow": 0.005}, {}, params.captions) == (
-        "Aerial view of France. snow."
-    )
-
-
-def test_captions_need_tables_of_the_same_patches(indexed: Params, workdir: Path) -> None:
-    with pytest.raises(UserError, match=r"class_percentages\.parquet: not found; `dvc repro`"):
-        captions.main(indexed)
-
-
 @pytest.fixture
 def built(indexed: Params) -> Params:
     """The dataset of the three real patches."""

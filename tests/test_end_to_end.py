@@ -187,7 +187,7 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_
 
 def test_a_change_of_wording_leaves_the_judge_alone(whole: Path) -> None:
     params = params_of(whole)
-    params["captions"]["template"] = "{classes}, {place}."
+    params["captions"]["templates"] = [["{classes}, {place}."]]
     (whole / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     planned = dvc(whole, "repro", "--dry").stdout
     assert "Running stage 'captions'" in planned

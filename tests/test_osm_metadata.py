@@ -1,77 +1,161 @@
-"""osm-metadata: real patches of ground in a real extract, and what cannot be read."""
+"""osm-metadata: real ground from a real extract and from a real server's answers."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from rasterio.warp import transform
 
 from aerialdreams.errors import UserError
+from aerialdreams.osm.extract import Extract
 from aerialdreams.params import Params
-from stages.osm_metadata import locate, read_extract
+from aerialdreams.patches import INDEX, INDEX_SCHEMA, OSM_METADATA, SPLITS
+from aerialdreams.tables import read_table, write_table
+from stages import osm_metadata
+from tests.conftest import changed
+from tests.overpass_server import Answers, zones
 
-# A square in each of three complete communes of the extract, one in Èze, whose border the extract
-# cuts, and one in the open sea: longitude, latitude.
-PLACES = {
-    "000001": (7.4247, 43.7466),  # Beausoleil, above the tennis club
-    "000002": (7.4009, 43.7459),  # La Turbie, the Trophy of the Alps
-    "000003": (7.4206, 43.7311),  # Monaco-Ville
-    "000004": (7.3614, 43.7285),  # Èze, the old village
-    "000005": (7.4550, 43.7150),  # the sea
-}
+SIDE = 102.4
 
 
-@pytest.fixture
-def located(shared: Path, params: Params) -> tuple[pd.DataFrame, list[str]]:
-    x, y = transform("EPSG:4326", "EPSG:2154", *zip(*PLACES.values(), strict=True))
-    index = pd.DataFrame(
-        {
-            "patch_id": list(PLACES),
-            "origin_x": [value - 51.2 for value in x],
-            "origin_y": [value + 51.2 for value in y],
-        }
-    )
-    extract = read_extract(shared / "osm/monaco-2016.osm.pbf")
-    return pd.DataFrame(locate(index, extract, params.osm_metadata)), extract.cut
+def write_index(patches: list[tuple[str, str, str, float, float]], splits: bool = False) -> None:
+    """An index of patches (id, domain, zone, north-west corner) that are all built over.
+
+    All are for training, or each third for another split.
+    """
+    rows = [
+        {"patch_id": patch_id, "domain": domain, "zone": zone, "origin_x": x, "origin_y": y}
+        | {"pixels": [512 * 512] + [0] * 18, "zone_row": number // 3, "zone_column": number % 3}
+        | {"split": SPLITS[number % 3] if splits else "train"}
+        for number, (patch_id, domain, zone, x, y) in enumerate(patches)
+    ]
+    write_table(INDEX, rows, INDEX_SCHEMA)
 
 
-def test_communes_of_a_real_extract(located: tuple[pd.DataFrame, list[str]]) -> None:
-    rows = located[0].set_index("patch_id")
-    assert rows.loc["000001", "commune"] == "Beausoleil"
-    assert rows.loc["000001", "insee"] == "06012"
-    assert rows.loc["000002", "commune"] == "La Turbie"
-    assert rows.loc["000003", "commune"] == "Monaco"
-    assert pd.isna(rows.loc["000004", "commune"])
-    assert pd.isna(rows.loc["000005", "commune"])
+def recorded_patches(shared: Path) -> list[tuple[str, str, str, float, float]]:
+    """A hundred patches on each of the four zones that a real server was asked for."""
+    patches = []
+    for number, zone in enumerate(zones(shared / "osm")):
+        west, _, _, north = zone["lambert93_bounds"]
+        for row in range(10):
+            for column in range(10):
+                corner = west + column * SIDE, north - row * SIDE
+                patches.append(
+                    (f"{number:02}{row:02}{column:02}", "D006_2020", f"Z{number}_UU", *corner)
+                )
+    return patches
 
 
-def test_cut_boundaries_are_told(located: tuple[pd.DataFrame, list[str]]) -> None:
-    assert {"Èze", "Roquebrune-Cap-Martin", "Alpes-Maritimes", "France"} <= set(located[1])
-    assert "Beausoleil" not in located[1]
+def of_extract(params: Params, shared: Path, **more: Any) -> Params:
+    extract = {"backend": "extract", "extract": str(shared / "osm/monaco-2016.osm.pbf")}
+    return changed(params, osm_metadata=extract | more)
 
 
-def test_roads_and_places_near_by(located: tuple[pd.DataFrame, list[str]], params: Params) -> None:
-    rows = located[0].set_index("patch_id")
-    assert rows.loc["000003", "road_distance"] < 50
-    assert isinstance(rows.loc["000003", "road"], str)
-    assert rows.loc["000004", "place"] == "Èze"
-    assert rows.loc["000004", "place_kind"] == "village"
-    assert rows.loc["000004", "place_distance"] < 300
-    assert pd.isna(rows.loc["000005", "road"])  # no road in the sea
-    assert rows["road_distance"].max() <= params.osm_metadata.max_road_distance
+def of_server(params: Params, server: Answers, **more: Any) -> Params:
+    overpass = {"server": server.url, "user_agent": "Test (me@example.org)", "pause": 0}
+    return changed(params, osm_metadata={"backend": "overpass", "overpass": overpass} | more)
+
+
+def test_extract_and_server_agree_on_every_patch(
+    workdir: Path, shared: Path, params: Params, server: Answers
+) -> None:
+    write_index(recorded_patches(shared))
+    # The real answers have roads of the zone alone and places 1.7 km around: nothing farther.
+    near = {"max_road_distance": SIDE / 2, "max_place_distance": 1600}
+    osm_metadata.main(of_extract(params, shared, **near))
+    ours = read_table(OSM_METADATA)
+    summary = osm_metadata.main(of_server(params, server, **near))
+    theirs = read_table(OSM_METADATA)
+    assert "400 patches in 4 zones" in summary and "4 requests" in summary
+    assert len(server.queries) == 4
+    assert server.agents[0] == "Test (me@example.org)"
+    # The recorded query asked for no outlines of quartiers; ours does.
+    assert set(ours.loc[ours["quartier"].notna(), "quartier"]) == {"Monte-Carlo"}
+    for column in set(osm_metadata.SCHEMA.names) - {"backend", "quartier"}:
+        assert ours[column].astype(str).tolist() == theirs[column].astype(str).tolist(), column
+    assert ours["commune"].value_counts().to_dict() == {
+        "La Turbie": 110,
+        "Beausoleil": 85,
+        "Monaco": 5,
+    }
+
+
+def test_what_a_table_of_real_ground_says(workdir: Path, shared: Path, params: Params) -> None:
+    write_index(recorded_patches(shared))
+    summary = osm_metadata.main(of_extract(params, shared, max_place_distance=1600))
+    rows = read_table(OSM_METADATA).set_index("patch_id")
+    town = rows.loc["000505"]
+    assert (town["commune"], town["insee"], town["postcode"]) == ("Beausoleil", "06012", "06240")
+    assert (town["departement"], town["departement_code"]) == ("Alpes-Maritimes", "06")
+    assert (town["arrondissement"], town["region"]) == ("Nice", "Provence-Alpes-Côte d'Azur")
+    assert (town["country"], list(town["missing"])) == ("France", [])
+    assert town["buildings"] == 10
+    # No border of the departement crosses this zone, but its communes' codes tell it.
+    hill = rows.loc["010505"]
+    assert (hill["commune"], hill["departement"]) == ("La Turbie", "Alpes-Maritimes")
+    assert pd.isna(hill["arrondissement"])
+    # Beyond the border nothing is French.
+    abroad = rows[rows["commune"] == "Monaco"]
+    assert abroad[["country", "departement", "departement_code", "insee"]].isna().all(axis=None)
+    shared_ground = rows[rows["communes"].map(len) > 1]
+    assert len(shared_ground) > 5
+    for communes in shared_ground["communes"]:
+        shares = [share["share"] for share in communes]
+        assert shares == sorted(shares, reverse=True) and sum(shares) <= 1.0001
+    sea, eze = rows.loc["020505"], rows.loc["030505"]
+    assert sea[["commune", "road", "place"]].isna().all() and len(sea["features"]) == 0
+    assert list(sea["missing"]) == ["country", "region", "departement", "commune"]
+    assert pd.isna(eze["commune"]) and (eze["place"], eze["place_kind"]) == ("Èze", "village")
+    assert "1 zones of which OpenStreetMap has nothing (D006_2020/Z2_UU)" in summary
+    assert "boundaries with gaps" in summary and "Alpes-Maritimes" in summary
+    notice = pq.read_schema(OSM_METADATA).metadata[b"notice"].decode()
+    assert notice == "© OpenStreetMap contributors, ODbL 1.0"
+    assert "ODbL" in Path("data/osm_answers/README.md").read_text()
+
+
+def test_a_domain_of_another_departement_is_told(
+    workdir: Path, shared: Path, params: Params
+) -> None:
+    corner = next(p[3:] for p in recorded_patches(shared) if p[0] == "010505")
+    write_index([("000001", "D083_2020", "Z1_UU", *corner)])
+    summary = osm_metadata.main(of_extract(params, shared))
+    assert "1 departements other than the domain's (D083_2020 in 06)" in summary
+
+
+def test_ground_that_the_extract_has_not(workdir: Path, shared: Path, params: Params) -> None:
+    (x,), (y,) = transform("EPSG:4326", "EPSG:2154", [2.35], [48.85])
+    write_index([("000001", "D075_2021", "Z1_UU", x, y)])
+    with pytest.raises(UserError, match=r"backend extract: knows nothing of any zone.*D075_2021"):
+        osm_metadata.main(of_extract(params, shared))
+
+
+def test_several_extracts_are_one(workdir: Path, shared: Path, params: Params) -> None:
+    folder = workdir / "extracts"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.osm.pbf").write_bytes((shared / "osm/monaco-2016.osm.pbf").read_bytes())
+    write_index(recorded_patches(shared)[:100])
+    osm_metadata.main(of_extract(params, shared))
+    one = read_table(OSM_METADATA)
+    osm_metadata.main(of_extract(params, shared, extract=str(folder)))
+    assert read_table(OSM_METADATA).astype(str).equals(one.astype(str))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 100, None])
 def test_an_unreadable_extract_is_named(
-    tmp_path: Path, shared: Path, content: bytes | None
+    tmp_path: Path, shared: Path, params: Params, content: bytes | None
 ) -> None:
     whole = (shared / "osm/monaco-2016.osm.pbf").read_bytes()
     path = tmp_path / "cut.osm.pbf"
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(UserError, match=r"cut\.osm\.pbf: not a whole OpenStreetMap file"):
-        read_extract(path)
+        Extract(path, [], params.osm_metadata)
 
 
-def test_a_missing_extract_is_named(tmp_path: Path) -> None:
+def test_a_missing_extract_is_named(tmp_path: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"no\.osm\.pbf: not found; set osm_metadata\.extract"):
-        read_extract(tmp_path / "no.osm.pbf")
+        Extract(tmp_path / "no.osm.pbf", [], params.osm_metadata)
+    with pytest.raises(UserError, match=r"has no \.osm\.pbf; set osm_metadata\.extract"):
+        Extract(tmp_path, [], params.osm_metadata)

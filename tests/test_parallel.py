@@ -112,7 +112,7 @@ def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
             WorkError, match=r"runtime\.scheduler: tcp://127\.0\.0\.1:9 cannot be reached"
         ),
     ):
-        list(map_patches(str, [1], "numbers", runtime))
+        list(map_patches(str, [1], 1, "numbers", runtime))
 
 
 def test_a_kept_folder_goes_on_under_its_key_only(workdir: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_projects_own_params_are_valid() -> None:
         (("captions", "flor_percent"), 1, r"captions\.flor_percent: unknown key"),
         (("train_controlnet", "steps"), 0, r"train_controlnet\.steps: is 0; .*greater than"),
         (("raw_patches", "source"), "ftp", r"raw_patches\.source: is 'ftp'; .*'sample'"),
-        (("captions", "template"), "{town}", r"captions\.template: fields are \{place\} and"),
+        (("captions", "templates"), [["{town}"]], r"captions\.templates: .* no field 'town'; "),
         (("patch_index", "test_domains"), ["D014_2020"], r"patch_index: D014_2020: in both"),
         (("patch_index", "test_domains"), ["Paris"], r"patch_index\.test_domains\.0: is 'Paris'"),
         (("image_size",), 100, r"image_size: is 100; .*multiple of 16"),
@@ -51,8 +51,8 @@ def test_a_wrong_value_is_named(
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"captions\.template: missing"):
-        load_changed(tmp_path, "captions", "template", remove=True)
+    with pytest.raises(UserError, match=r"captions\.templates: missing"):
+        load_changed(tmp_path, "captions", "templates", remove=True)
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:

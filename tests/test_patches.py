@@ -21,7 +21,8 @@ def test_a_real_tile(shared: Path) -> None:
 
 
 def test_a_real_masks_crs_has_no_code(shared: Path) -> None:
-    assert read_tile(shared / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").crs.to_epsg() is None
+    crs = read_tile(shared / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").crs
+    assert crs is not None and crs.to_epsg() is None
 
 
 def test_a_cut_tile_is_named(shared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""An Overpass server on loopback that answers with what a real one said, or misbehaves."""
+
+import gzip
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+ZONE = re.compile(r'way\["landuse"\]\(([-\d.,]+)\)')
+
+
+@dataclass
+class Answers:
+    """What the server knows and does wrong, and what it was asked.
+
+    Attributes:
+        url: its address.
+        recorded: real answers by the zone's box (south, west, north, east).
+        faults: what to do with the next requests: a status; `remark WORDS`; `html`; `cut`;
+            `reset`; `silence`; `bad gzip`; `empty`; "" for a true answer.
+        too_big: height in degrees of the boxes above which it runs out of memory.
+        queries, agents: what was asked, and by whom.
+    """
+
+    url: str = ""
+    recorded: dict[tuple[float, ...], bytes] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    too_big: float = 90.0
+    queries: list[str] = field(default_factory=list)
+    agents: list[str] = field(default_factory=list)
+
+    def answer(self, query: str) -> bytes:
+        """The recorded answer of the zone whose box this is, or holds its middle."""
+        found = ZONE.search(query)
+        assert found is not None, query
+        south, west, north, east = map(float, found[1].split(","))
+        if north - south > self.too_big:
+            return remark("runtime error: Query run out of memory using about 64 MB of RAM.")
+        latitude, longitude = (south + north) / 2, (west + east) / 2
+        for box, body in self.recorded.items():
+            if box[0] < latitude < box[2] and box[1] < longitude < box[3]:
+                return body
+        raise AssertionError(f"asked for ground that nobody recorded: {found[1]}")
+
+
+def remark(words: str) -> bytes:
+    """An answer that a real server breaks off, by its form."""
+    stamp = {"timestamp_osm_base": "2016-03-05T00:26:02Z"}
+    return json.dumps({"osm3s": stamp, "elements": [], "remark": words}).encode()
+
+
+def recorded(folder: Path) -> dict[tuple[float, ...], bytes]:
+    """The real answers of the folder of OpenStreetMap data, by box."""
+    return {
+        tuple(zone["wgs84_bounds_swne"]): (folder / f"overpass/{zone['name']}.json").read_bytes()
+        for zone in zones(folder)
+    }
+
+
+def zones(folder: Path) -> list[dict[str, Any]]:
+    """Names and bounds of the recorded zones."""
+    index = json.loads((folder / "overpass/index.json").read_text())
+    return [entry for entry in index if "lambert93_bounds" in entry]
+
+
+@contextmanager
+def serve_overpass(answers: Answers) -> Iterator[Answers]:
+    """Run the server on a free port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            answers.queries.append(form["data"][0])
+            answers.agents.append(self.headers.get("User-Agent", ""))
+            fault = answers.faults.pop(0) if answers.faults else ""
+            if fault == "reset":
+                self.close_connection = True
+            elif fault == "silence":
+                time.sleep(3)
+                self.close_connection = True
+            elif fault.isdigit():
+                page = (
+                    f"<html><head><title>x</title></head><p>Error {fault}: rate_limited</p></html>"
+                )
+                self._send(int(fault), "text/html", page.encode())
+            elif fault == "html":
+                page = "<html><strong>Error</strong>: runtime error: duplicate_query</html>"
+                self._send(200, "text/html; charset=utf-8", page.encode())
+            elif fault.startswith("remark "):
+                self._send(200, "application/json", remark(fault.removeprefix("remark ")))
+            elif fault == "empty":
+                self._send(200, "application/json", b"")
+            elif fault == "cut":
+                self._chunks(answers.answer(form["data"][0])[:5000])
+            elif fault == "bad gzip":
+                self._send(200, "application/json", b"\x1f\x8b no gzip at all", "gzip")
+            else:
+                body = gzip.compress(answers.answer(form["data"][0]))
+                self._send(200, "application/json", body, "gzip")
+
+        def _send(self, status: int, kind: str, body: bytes, coding: str = "") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            if coding:
+                self.send_header("Content-Encoding", coding)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _chunks(self, body: bytes) -> None:
+            """A body that ends in the middle, with chunks that are in order."""
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    answers.url = f"http://127.0.0.1:{server.server_port}/api/interpreter"
+    try:
+        yield answers
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
