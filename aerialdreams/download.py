@@ -116,7 +116,8 @@ def _receive(url: str, partial: Path, size: int | None) -> None:
             return
         have = partial.stat().st_size if partial.exists() else 0
         failures = 0 if have > had else failures + 1
-        _wait(failures)
+        if failures < ATTEMPTS:
+            _wait(failures)
     raise WorkError(
         f"{url}: {reason}, {ATTEMPTS} times in a row; what came is kept, `dvc repro` goes on from"
         " there"
@@ -146,7 +147,7 @@ def _attempt(url: str, partial: Path, had: int, size: int | None) -> str | None:
             partial.unlink()
             return "the server sent another range than was asked for"
         if size and total and total != size:
-            return f"the server's file has {total} bytes, published are {size}"
+            raise WorkError(f"{url}: the server's file has {total} bytes, published are {size}")
         if answer.headers.get("ETag"):
             mark.write_text(answer.headers["ETag"])
         count = -(-total // CHUNK) if total else 0

@@ -36,11 +36,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.replace(path)
+        _put(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(folder: Path, path: Path) -> None:
+    """Move a folder that is whole to its place, which may be on another disk."""
+    if path.exists():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, path)
 
 
 @contextmanager
@@ -63,10 +69,7 @@ def kept_folder(path: Path, scratch: Path, key: str) -> Iterator[Path]:
     yield kept
     for partial in kept.rglob("*.partial"):
         partial.unlink()
-    if path.exists():
-        shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(kept, path)
+    _put(kept, path)
 
 
 def write_json(path: Path, value: object) -> None:

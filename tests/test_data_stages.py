@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.transform import Affine
 
 from aerialdreams.classes import class_pixels
 from aerialdreams.dataset import load_some, load_split
 from aerialdreams.errors import UserError
 from aerialdreams.files import path_md5
 from aerialdreams.params import Params
-from aerialdreams.patches import read_image, read_mask, read_tile
-from stages import captions, class_percentages, dataset, lut_masks, tiff_to_png
+from aerialdreams.patches import read_image, read_index, read_mask, read_tile
+from aerialdreams.tables import write_table
+from stages import captions, class_percentages, dataset, lut_masks, patch_index, tiff_to_png
 from tests.conftest import changed
 
+# What most of FLAIR's masks say of their projection.
+BROKEN_CRS = (
+    'LOCAL_CS["RGF93 / Lambert-93",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+)
 ZONES = {"000473": "D004_2021/Z6_NU", "034217": "D051_2019/Z15_UN", "084558": "D036_2020/Z17_UA"}
 
 
@@ -67,6 +74,69 @@ def test_percentages_of_published_masks(shared: Path, params: Params, number: st
     assert {name: share for name, share in ours.items() if share} == published
 
 
+def as_tiles(shared: Path, raw: Path, params: Params) -> dict[str, dict[str, float]]:
+    """The three patches of ../shared/data/validation as FLAIR's tiles; gives their known shares."""
+    known = {}
+    for path in sorted((shared / "validation").glob("MSK_??????.json")):
+        number, about = path.stem[4:], json.loads(path.read_text())
+        rgb = np.array(Image.open(path.with_name(f"IMG_{number}.png")))
+        colours = np.array(Image.open(path.with_suffix(".png")).convert("RGB"))
+        ids = np.zeros((1, 512, 512), np.uint8)
+        for class_id, land_cover in enumerate(params.classes, start=1):
+            ids[0][(colours == land_cover.rgb).all(-1)] = class_id
+        bands = np.concatenate([rgb.transpose(2, 0, 1), np.zeros((2, 512, 512), np.uint8)])
+        for kind, pixels, crs in (("IMG", bands, "EPSG:2154"), ("MSK", ids, BROKEN_CRS)):
+            tile = raw / about["domain"] / about["zone"] / kind.lower() / f"{kind}_{number}.tif"
+            tile.parent.mkdir(parents=True, exist_ok=True)
+            shape = {"count": len(pixels), "height": 512, "width": 512, "dtype": "uint8"}
+            where = Affine(0.2, 0, about["origin"][0], 0, -0.2, about["origin"][1])
+            with rasterio.open(tile, "w", "GTiff", crs=crs, transform=where, **shape) as file:
+                file.write(pixels)
+        shares = json.loads(path.with_name(f"{path.stem}_seg.json").read_text())
+        known[number] = shares["class_repartition"]
+    return known
+
+
+def test_six_real_patches_through_to_the_dataset(
+    real_raw: Path, shared: Path, params: Params
+) -> None:
+    known = as_tiles(shared, real_raw, params)
+    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D064_2021", "D068_2021"]}
+    six = changed(params, patch_index=domains)
+    assert patch_index.main(six).endswith("6 patches (3 train, 1 validation, 2 test), 0 set aside")
+    for stage in (tiff_to_png, lut_masks, class_percentages):
+        stage.main(six)
+    ids = read_index()["patch_id"].tolist()
+    rows = [{"patch_id": number, "caption": f"Été {number}."} for number in ids]
+    write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+    dataset.main(six)
+    shares = pq.read_table("data/class_percentages.parquet").to_pandas().set_index("patch_id")
+    for number, published in known.items():
+        ours = shares.loc[number]
+        assert ours[ours > 0].to_dict() == published
+    seen = set()
+    for shard in Path("data/dataset/data").iterdir():
+        for row in pq.read_table(shard).to_pylist():
+            number = row["patch_id"]
+            image = np.array(Image.open(io.BytesIO(row["image"]["bytes"])))
+            colours = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])).convert("RGB"))
+            if number in known:  # as the first AerialDreams published them
+                folder = shared / "validation"
+                assert np.array_equal(image, np.array(Image.open(folder / f"IMG_{number}.png")))
+                theirs = Image.open(folder / f"MSK_{number}.png").convert("RGB")
+                assert np.array_equal(colours, np.array(theirs))
+            else:
+                tile = read_tile(shared / f"flair/{ZONES[number]}/img/IMG_{number}.tif")
+                assert np.array_equal(image, tile.bands[:3].transpose(1, 2, 0))
+                assert tile.crs is not None and tile.crs.to_epsg() == 2154
+            seen.add(number)
+    assert seen == {*ZONES, *known}
+    place = read_index().set_index("patch_id").loc["076201"]
+    assert (place["origin_x"], place["origin_y"]) == (361475.2, 6628680.0)
+    # Where Nominatim was asked for it.
+    assert (place["latitude"], place["longitude"]) == pytest.approx((46.6722, -1.4299), abs=1e-3)
+
+
 @pytest.fixture
 def built(indexed: Params) -> Params:
     """The dataset of the three real patches."""
@@ -74,7 +144,7 @@ def built(indexed: Params) -> Params:
     lut_masks.main(indexed)
     class_percentages.main(indexed)
     rows = [{"patch_id": number, "caption": f"Été {number}."} for number in sorted(ZONES)]
-    captions.write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+    write_table(captions.CAPTIONS, rows, captions.SCHEMA)
     assert dataset.main(indexed).startswith("3 patches in 3 shards")
     return indexed
 

@@ -1,5 +1,7 @@
 """osm-metadata: real ground from a real extract and from a real server's answers."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,20 @@ from rasterio.warp import transform
 
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
+from aerialdreams.osm.outlines import outlines
 from aerialdreams.params import Params
-from aerialdreams.patches import INDEX, INDEX_SCHEMA, OSM_METADATA, SPLITS
+from aerialdreams.patches import INDEX, INDEX_SCHEMA, OSM_METADATA, SPLITS, read_index
 from aerialdreams.tables import read_table, write_table
 from stages import osm_metadata
-from tests.conftest import changed
+from tests.conftest import ROOT, changed
 from tests.overpass_server import Answers, zones
 
 SIDE = 102.4
+# How the README makes an extract of the zones alone.
+OSMIUM_COMMANDS = (
+    "osmium tags-filter france.osm.pbf r/admin_level=2,3,4,6,7 -o osm/levels.osm.pbf",
+    "osmium extract -p zones.geojson -s smart -S types=any france.osm.pbf -o osm/zones.osm.pbf",
+)
 
 
 def write_index(patches: list[tuple[str, str, str, float, float]], splits: bool = False) -> None:
@@ -159,3 +167,29 @@ def test_a_missing_extract_is_named(tmp_path: Path, params: Params) -> None:
         Extract(tmp_path / "no.osm.pbf", [], params.osm_metadata)
     with pytest.raises(UserError, match=r"has no \.osm\.pbf; set osm_metadata\.extract"):
         Extract(tmp_path, [], params.osm_metadata)
+
+
+@pytest.mark.skipif(not shutil.which("osmium"), reason="osmium-tool is not installed")
+def test_an_extract_cut_as_the_readme_says(workdir: Path, shared: Path, params: Params) -> None:
+    """Cut to the zones with osmium-tool, it says what the whole says."""
+    patches = recorded_patches(shared)
+    write_index([p for p in patches if p[0][:2] in ("00", "01")])
+    near = {"max_place_distance": 1600}
+    osm_metadata.main(of_extract(params, shared, **near))
+    of_whole = read_table(OSM_METADATA)
+    (workdir / "osm").mkdir()
+    stage = of_extract(params, shared, **near).osm_metadata
+    (workdir / "zones.geojson").write_text(outlines(read_index(), stage))
+    for command in OSMIUM_COMMANDS:
+        words = command.replace("france.osm.pbf", stage.extract).split()
+        subprocess.run(words, check=True, capture_output=True)
+    smaller = sum(path.stat().st_size for path in Path("osm").iterdir())
+    assert smaller < Path(stage.extract).stat().st_size
+    osm_metadata.main(of_extract(params, shared, extract="osm", **near))
+    of_cut = read_table(OSM_METADATA)
+    assert of_cut.astype(str).equals(of_whole.astype(str))
+
+
+def test_the_readme_has_these_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert all(command in readme for command in OSMIUM_COMMANDS)

@@ -1,6 +1,7 @@
 """patch-index: the real patches come out right, a bad one is set aside with its reason."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def repaint(path: Path, value: int) -> None:
         file.write(pixels)
 
 
+def forbid(path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read what is forbidden")
+    path.chmod(0)
+
+
+def wider(path: Path) -> None:
+    """The same tile in 16 bits."""
+    with rasterio.open(path) as file:
+        pixels, profile = file.read(), file.profile
+    with rasterio.open(path, "w", **(profile | {"dtype": "uint16"})) as file:
+        file.write(pixels.astype(np.uint16))
+
+
 def test_real_patches(real_raw: Path, real: Params) -> None:
     assert patch_index.main(real) == "3 patches (1 train, 1 validation, 1 test), 0 set aside"
     index = read_index().set_index("patch_id")
@@ -66,13 +81,28 @@ def test_real_patches(real_raw: Path, real: Params) -> None:
     ("harm", "reason"),
     [
         (lambda image, mask: image.write_bytes(image.read_bytes()[:90_000]), "cannot be read"),
+        (lambda image, mask: image.write_bytes(b""), "cannot be read"),
+        (lambda image, mask: (mask.unlink(), mask.symlink_to("nowhere")), "cannot be read"),
+        (lambda image, mask: forbid(mask), "cannot be read"),
+        (lambda image, mask: wider(image), "type uint16, not uint8"),
         (lambda image, mask: repaint(mask, 0), "class id 0, not 1 to 19"),
         (lambda image, mask: repaint(mask, 20), "class id 20, not 1 to 19"),
         (lambda image, mask: mask.unlink(), "no mask with this number"),
         (lambda image, mask: image.unlink(), "no image with this number"),
         (lambda image, mask: shutil.copy(mask, image), "shape (1, 512, 512), not (5, 512, 512)"),
     ],
-    ids=["truncated", "id 0", "id 20", "no mask", "no image", "mask as image"],
+    ids=[
+        "truncated",
+        "empty",
+        "dangling link",
+        "forbidden",
+        "uint16",
+        "id 0",
+        "id 20",
+        "no mask",
+        "no image",
+        "mask as image",
+    ],
 )
 def test_one_bad_patch_is_set_aside(real_raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
     harm(*add_patch(real_raw, "999999"))
