@@ -20,8 +20,8 @@ def outlines(index: pd.DataFrame, stage: OsmMetadata) -> str:
     """One feature, a polygon of several parts in WGS 84: each zone and what is asked around it."""
     reach = max(stage.max_place_distance, stage.max_road_distance)
     ground = shapely.union_all([shapely.box(*zone.degrees(reach)) for zone, _ in zones_of(index)])
-    parts = shapely.MultiPolygon([ground] if ground.geom_type == "Polygon" else ground.geoms)
-    geometry = json.loads(shapely.to_geojson(parts))
+    parts = shapely.multipolygons(shapely.get_parts(ground))
+    geometry = json.loads(str(shapely.to_geojson(parts)))
     return json.dumps({"type": "Feature", "properties": {}, "geometry": geometry})
 
 
