@@ -4,6 +4,7 @@ A mask on disk is a paletted PNG: the pixel is the FLAIR class id, the palette i
 never resized but with nearest neighbour.
 """
 
+import os
 import re
 import zlib
 from pathlib import Path
@@ -24,6 +25,9 @@ from aerialdreams.tables import read_table
 
 if TYPE_CHECKING:  # see tables
     import pandas as pd
+
+# GDAL would look for side files in a tile's whole folder, which takes as long as reading a mask.
+os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
 
 SIDE = 512  # pixels
 PIXEL = 0.2  # metres
@@ -89,8 +93,7 @@ def read_tile(path: Path) -> Tile:
         UserError: missing, no raster, or truncated; the message names the file.
     """
     try:
-        # GDAL looks for side files in the whole folder, which takes as long as reading a mask.
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(path) as file:
+        with rasterio.open(path) as file:
             transform = file.transform
             return Tile(
                 bands=file.read(),

@@ -3,11 +3,11 @@
 Reads   data/patches.parquet; an extract (.osm.pbf), or an Overpass server's answers
 Writes  data/osm_metadata.parquet, see SCHEMA; null where OpenStreetMap has nothing
         data/osm_answers/, the server's answers, so that nobody need ask again
-        data/osm_map.png, the zones with their communes' borders and roads, for a look
 
 Contains information from OpenStreetMap, © OpenStreetMap contributors, ODbL 1.0.
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from aerialdreams.errors import UserError
+from aerialdreams.files import whole_file, whole_folder
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
 from aerialdreams.osm.knowledge import LEVELS, zones_of
@@ -22,7 +23,7 @@ from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import Params
 from aerialdreams.patches import OSM_CREDIT, OSM_METADATA, read_index
 from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage
+from aerialdreams.stage import run_stage, scratch
 from aerialdreams.tables import write_table
 
 ANSWERS = Path("data/osm_answers")
@@ -71,11 +72,10 @@ SHOWN = ("commune", "road", "place")
 def main(params: Params) -> str:
     stage, index = params.osm_metadata, read_index()
     zones = zones_of(index)
-    ANSWERS.mkdir(parents=True, exist_ok=True)
-    (ANSWERS / "README.md").write_text(LICENCE, encoding="utf-8")
+    kept = keep_answers(scratch() / ANSWERS.name)
     source: Extract | Overpass
     if stage.backend == "overpass":
-        source = Overpass(stage, ANSWERS)
+        source = Overpass(stage, kept)
     else:
         source = Extract(Path(stage.extract), [zone for zone, _ in zones], stage)
     located, empty, cut = [], [], set[str]()
@@ -97,12 +97,15 @@ def main(params: Params) -> str:
         row["backend"] = stage.backend
         row["missing"] = [level for level in EVERYWHERE if row.get(level) is None]
     write_table(OSM_METADATA, rows, SCHEMA, OSM_CREDIT)
-    asked = ""
+    asked, used = "", set[Path]()
     if isinstance(source, Overpass):
-        source.forget_others()
-        asked = f"; {source.requests} requests, {source.split} zones in quarters"
+        asked, used = f"; {source.requests} requests, {source.split} zones in quarters", source.used
     else:
         cut |= source.cut
+    with whole_folder(ANSWERS) as folder:
+        (folder / "README.md").write_text(LICENCE, encoding="utf-8")
+        for path in sorted(used):
+            shutil.copyfile(path, folder / path.name)
     return (
         f"{len(rows)} patches in {len(zones)} zones located, {_found(rows)}{asked}"
         + _report("zones of which OpenStreetMap has nothing", empty)
@@ -110,6 +113,19 @@ def main(params: Params) -> str:
         + _report("departements other than the domain's", _strangers(rows, index["domain"]))
         + _report("days of data", _days(rows))
     )
+
+
+def keep_answers(kept: Path) -> Path:
+    """Add the answers of an earlier run, or pulled ones, to those of runs that did not end.
+
+    The stage's output has those that it needs and no others, whatever was asked before; none is
+    thrown away, for to ask again is slow and rude.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
+    for path in ANSWERS.glob("*.json.gz"):
+        with whole_file(kept / path.name) as partial:
+            shutil.copyfile(path, partial)
+    return kept
 
 
 def _found(rows: list[dict[str, Any]]) -> str:

@@ -2,12 +2,14 @@
 
 import gzip
 import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from aerialdreams.errors import UserError, WorkError
+from aerialdreams.files import path_md5
 from aerialdreams.osm import overpass
 from aerialdreams.osm.knowledge import Zone
 from aerialdreams.osm.overpass import Overpass
@@ -15,7 +17,7 @@ from aerialdreams.params import Params
 from stages import osm_metadata
 from tests.conftest import changed
 from tests.overpass_server import Answers, zones
-from tests.test_osm_metadata import of_server, recorded_patches, write_index
+from tests.test_osm_metadata import of_extract, of_server, recorded_patches, write_index
 
 
 @pytest.fixture
@@ -147,19 +149,40 @@ def test_a_zone_too_big_is_asked_in_quarters(
     assert len(server.queries) == 2
 
 
-def test_an_interrupted_run_goes_on_and_forgets_what_is_not_asked(
+def test_an_interrupted_run_goes_on_and_the_output_has_what_it_needs(
     params: Params, server: Answers, shared: Path, workdir: Path, waits: list[float]
 ) -> None:
     write_index(recorded_patches(shared))
     server.faults = ["", "", "400"]
     with pytest.raises(UserError, match="HTTP 400"):
         osm_metadata.main(of_server(params, server))
-    assert not osm_metadata.OSM_METADATA.exists()
-    assert len(list(osm_metadata.ANSWERS.glob("*.gz"))) == 2
-    (osm_metadata.ANSWERS / "D001_2020-Z9_UU-0123456789abcdef.json.gz").write_bytes(b"old")
+    assert not osm_metadata.OSM_METADATA.exists() and not osm_metadata.ANSWERS.exists()
     osm_metadata.main(of_server(params, server))
     assert len(server.queries) == 5
+    whole = path_md5(osm_metadata.ANSWERS)
     assert len(list(osm_metadata.ANSWERS.glob("*.gz"))) == 4
+    # Fewer zones need fewer; those of an earlier run come back without a question.
+    write_index(recorded_patches(shared)[:100])
+    osm_metadata.main(of_server(params, server))
+    assert len(list(osm_metadata.ANSWERS.glob("*.gz"))) == 1
+    osm_metadata.main(of_extract(params, shared))
+    assert [path.name for path in osm_metadata.ANSWERS.iterdir()] == ["README.md"]
+    write_index(recorded_patches(shared))
+    osm_metadata.main(of_server(params, server))
+    assert len(server.queries) == 5 and path_md5(osm_metadata.ANSWERS) == whole
+
+
+def test_pulled_answers_ask_nothing(
+    params: Params, server: Answers, shared: Path, workdir: Path
+) -> None:
+    """As on another machine: data/osm_answers is there, the scratch folder is not."""
+    write_index(recorded_patches(shared))
+    osm_metadata.main(of_server(params, server))
+    table = osm_metadata.OSM_METADATA.read_bytes()
+    shutil.rmtree("scratch")
+    server.faults = ["400"] * 9
+    osm_metadata.main(of_server(params, server))
+    assert osm_metadata.OSM_METADATA.read_bytes() == table
 
 
 def test_zones_of_several_days_are_told(

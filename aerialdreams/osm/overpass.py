@@ -111,12 +111,6 @@ class Overpass:
         stamps = [found[1].decode() for found in map(STAMP.search, answers) if found]
         return understand(zone, merged.values(), min(stamps))
 
-    def forget_others(self) -> None:
-        """Remove answers that were not needed since this was made: of other zones or params."""
-        for path in self.folder.glob("*.json.gz"):
-            if path not in self.used:
-                path.unlink()
-
     def _answers(self, zone: Zone, splits: int) -> list[bytes]:
         """A zone's answer, or those of its quarters, in JSON."""
         path = self._path(zone)
