@@ -80,12 +80,6 @@ def load_split(split: str, size: int) -> Split:
     return stack(read_patches(split), size)
 
 
-def load_masks(split: str, size: int) -> NDArray[np.uint8]:
-    """A whole split's masks, (patches, size, size), without its images; see `load_split`."""
-    rows = (row for path in shards(split) for row in _rows(path, ["mask"]))
-    return np.stack([resize_mask(_decode(row["mask"]["bytes"]), size) for row in rows])
-
-
 def load_some(split: str, count: int, size: int) -> Split:
     """`count` patches of a split (or all, if it has fewer), spread evenly over it."""
     total = sum(pq.ParquetFile(path).metadata.num_rows for path in shards(split))

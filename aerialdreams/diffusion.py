@@ -29,7 +29,6 @@ from aerialdreams.training import generator
 
 BASE = Path("models/base")
 CONTROLNET = Path("models/controlnet")
-LATENTS = Path("data/latents")
 
 diffusers_logging.set_verbosity_error()
 diffusers_logging.disable_progress_bar()

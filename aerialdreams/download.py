@@ -43,11 +43,11 @@ def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = No
     if path.exists() and known.exists():
         found = known.read_text().split()[0]
     elif path.exists():
-        found = _sha256(path)
+        found = file_sha256(path)
     else:
         partial = path.with_name(f"{path.name}.part")
         _receive(url, partial, size)
-        found = _sha256(partial)
+        found = file_sha256(partial)
         if sha256 and found != sha256:
             partial.unlink()
             raise WorkError(
@@ -192,7 +192,7 @@ def _cause(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Hash a file, with progress: it may have 50 GB."""
     digest, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as file:

@@ -148,11 +148,20 @@ class Unet(_Group):
     learning_rate: LearningRate
 
 
-class BaseModelParams(_Group):
+class TinyBase(_Group):
     seed: Seed
     vae: Vae
     text: Text
     unet: Unet
+
+
+class BaseModelParams(_Group):
+    source: Literal["tiny", "hub", "folder"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(min_length=1)
+    hub: Url
+    folder: str
+    tiny: TinyBase
 
 
 class EncodeLatents(_Group):

@@ -21,7 +21,8 @@ from aerialdreams import lock_file
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
 
-LOCK_PATIENCE = 10.0  # seconds; a stage whose `dvc` was killed ends itself within one
+GRACE = 8.0  # seconds that a stage whose `dvc` is gone has to save what it has
+LOCK_PATIENCE = GRACE + 4.0
 
 
 def scratch() -> Path:
@@ -137,4 +138,6 @@ def _watch(dvc: psutil.Process) -> None:
             time.sleep(0.3)
     except psutil.NoSuchProcess:
         pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,342 +1,142 @@
-"""base-model: a tiny Stable Diffusion, trained from scratch on the train split.
+"""base-model: the Stable Diffusion that the ControlNet is trained on.
 
-Reads   data/dataset/ (train)
-Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder with its own tokenizer, UNet,
-        scheduler; metrics/vae.csv and metrics/unet.csv, the losses
-
-First the VAE learns to code images, then text encoder and UNet learn together to denoise codes.
+Reads   data/dataset/ (train), of which source tiny trains one from scratch; or a model of the
+        Hugging Face hub, or of a folder, in diffusers' layout
+Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder and tokenizer, UNet, scheduler;
+        models/base/source.json, what it is (id, commit, licence, sha256 of each file);
+        metrics/vae.csv and metrics/unet.csv, the losses of a tiny one
 """
 
-from collections import Counter
-from itertools import pairwise
+import re
+import shutil
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from numpy.typing import NDArray
-from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+import requests
 
-from aerialdreams.dataset import DATASET, Split, load_split
-from aerialdreams.diffusion import BASE, draw_codes, draw_noise, target_of, tokenize
-from aerialdreams.files import fingerprint, whole_folder
-from aerialdreams.params import BaseModelParams, Params, Text, Vae
-from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.training import (
-    Checkpoint,
-    LossCurve,
-    draw_batch,
-    drop_captions,
-    generator,
-    scheduled_rate,
-    set_rate,
-    set_up_torch,
-    take_step,
-    to_tensor,
-    training_steps,
-    write_curve,
-)
+from aerialdreams.diffusion import BASE, load_base
+from aerialdreams.download import TIMEOUT, fetch, file_sha256, need_space
+from aerialdreams.errors import UserError, WorkError
+from aerialdreams.files import whole_folder, write_json
+from aerialdreams.params import BaseModelParams, Params
+from aerialdreams.stage import run_stage
+from aerialdreams.tiny_base import make_tiny
+from aerialdreams.training import LossCurve, write_curve
 
 VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
-TOKENS = 77  # CLIP's
-WARMUP = 50
-NORM_GROUPS = 4  # few, for each takes its own mean and contrast out of the image
+PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+# Of the several forms in which a repository may hold weights: whole precision, safetensors, and
+# not those of a safety checker or of another variant (fp16, ema).
+WANTED = re.compile(
+    rf"(?:{'|'.join(PARTS)})/(?:[\w.]+\.(?:json|txt)|(?:diffusion_pytorch_)?model\.safetensors)"
+    r"|README\.md|model_index\.json"
+)
+FALLBACK = "Manojb/stable-diffusion-2-1-base"  # the same weights as the default's
 
 
 def main(params: Params) -> str:
-    device, stage = set_up_torch(params.torch_threads), params.base_model
-    key = fingerprint([stage, params.image_size, params.torch_threads], __file__, [DATASET])
-    train, every = load_split("train", params.image_size), params.runtime.checkpoint_every
+    stage = params.base_model
     vae_losses, unet_losses = LossCurve("VAE"), LossCurve("UNet")
-
-    vae = new_vae(stage, params.image_size).to(device)
-    vae_state = scratch() / f"base-model-vae-{key}.pt"
-    checkpoint = Checkpoint(vae_state, {"vae": vae, "losses": vae_losses})
-    train_vae(vae, train, stage, checkpoint, every)
-    codes = encode(vae, train)
-
-    tokenizer = new_tokenizer(train.captions, stage.text)
-    text_encoder = new_text_encoder(stage, len(tokenizer)).to(device)
-    unet = new_unet(stage, params.image_size // vae_factor(vae)).to(device)
-    scheduler = DDPMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,  # Stable Diffusion's
-        beta_end=0.012,
-        prediction_type=stage.unet.prediction,
-        clip_sample=False,
-        steps_offset=1,  # Stable Diffusion's too
-        # Ends in pure noise, as sampling begins (Lin et al. 2024, arXiv 2305.08891).
-        rescale_betas_zero_snr=stage.unet.prediction == "v_prediction",
-    )
-    unet_state = scratch() / f"base-model-unet-{key}.pt"
-    tokens = tokenize(tokenizer, [*train.captions, ""])
-    parts = {"text_encoder": text_encoder, "unet": unet, "losses": unet_losses}
-    checkpoint = Checkpoint(unet_state, parts)
-    factor = vae.config["scaling_factor"]
-    train_unet(text_encoder, unet, scheduler, codes, factor, tokens, stage, checkpoint, every)
-
+    about: dict[str, Any] = {"source": stage.source}
     with whole_folder(BASE) as folder:
-        StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder)
-        (folder / "README.md").write_text(CARD, encoding="utf-8")
+        if stage.source == "tiny":
+            said, vae_losses, unet_losses = make_tiny(params, folder)
+        elif stage.source == "folder":
+            said = copy_base(Path(stage.folder), folder)
+        else:
+            commit, fetched = fetch_base(stage, Path(params.raw_patches.downloads))
+            said = f"{stage.id} at {commit[:12]}: {copy_base(fetched, folder)}"
+            about |= {"id": stage.id, "commit": commit}
+        about["license"] = licence_of(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        about["sha256"] = {f.relative_to(folder).as_posix(): file_sha256(f) for f in files}
+        write_json(folder / "source.json", about)
     write_curve(VAE_LOSSES, vae_losses)
     write_curve(UNET_LOSSES, unet_losses)
-    for state in (vae_state, unet_state):
-        state.unlink(missing_ok=True)
-    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
-    return (
-        f"VAE of {sizes[0]:.2f} M weights trained for"
-        f" {stage.vae.steps + stage.vae.whole_steps} steps, text encoder of"
-        f" {sizes[1]:.2f} M and UNet of {sizes[2]:.2f} M for {stage.unet.steps}"
-    )
+    return said
 
 
-def new_vae(stage: BaseModelParams, size: int) -> AutoencoderKL:
-    """An AutoencoderKL with random weights."""
-    torch.manual_seed(stage.seed)
-    levels = len(stage.vae.channels)
-    vae = AutoencoderKL(
-        block_out_channels=stage.vae.channels,
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        latent_channels=stage.vae.latent_channels,
-        norm_num_groups=NORM_GROUPS,
-        mid_block_add_attention=False,  # it would learn from crops and meet whole images
-        sample_size=size,
-    )
-    start_calm(vae)
-    return vae
-
-
-@torch.no_grad()
-def start_calm(vae: AutoencoderKL) -> None:
-    """Set the weights that a VAE begins with so that it learns in hundreds of steps.
-
-    Residual blocks begin as nothing (a last layer of zeros, as in Zhang et al. 2019, arXiv
-    1901.09321) and the layers between them keep a signal's strength (LeCun et al. 1998): the
-    whole begins almost linear. With torch's own start an image comes out as mist for long.
-    """
-    for name, layer in vae.named_modules():
-        if not isinstance(layer, torch.nn.Conv2d) or name.endswith("conv1"):
-            continue
-        strength = 0.0 if name.endswith("conv2") else layer.weight[0].numel() ** -0.5
-        layer.weight.normal_(0, strength)
-        if layer.bias is not None:
-            layer.bias.zero_()
-    # The codes' deviation would begin at 1, as strong as what they carry; a small one lets the
-    # decoder see something from the first step on.
-    vae.quant_conv.bias[vae.config["latent_channels"] :] -= 8
-
-
-def vae_factor(vae: AutoencoderKL) -> int:
-    """How many pixels of an image a pixel of its code is wide."""
-    return int(2 ** (len(vae.config["block_out_channels"]) - 1))
-
-
-def train_vae(
-    vae: AutoencoderKL, train: Split, stage: BaseModelParams, checkpoint: Checkpoint, every: int
-) -> None:
-    """Learn to code the train images, and set the VAE's scaling factor.
-
-    Many small crops first, for speed; then whole images one by one, for group normalisation sees
-    another mean and contrast there, and colours would come out shifted.
-    """
-    settings, device = stage.vae, next(vae.parameters()).device
-    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=0, fused=True)
-    checkpoint.parts["optimizer"] = optimizer
-    total = settings.steps + settings.whole_steps
-    for step in training_steps(checkpoint, total, every, "VAE"):
-        set_rate(optimizer, scheduled_rate(step, total, settings.learning_rate, WARMUP))
-        images = to_tensor(draw_crops(train, settings, stage.seed, step)).to(device)
-        noise = generator(stage.seed, "vae", step)
-        posterior = vae.encode(images).latent_dist
-        epsilon = torch.randn(posterior.mean.shape, generator=noise).to(device)
-        decoded = vae.decode(posterior.mean + posterior.std * epsilon).sample
-        error = decoded - images
-        # What land cover is told by: the hue of each pixel, and the mean colour of 8 x 8 of them.
-        hue = error - error.mean(1, keepdim=True)
-        tone = torch.nn.functional.avg_pool2d(error, 8)
-        squares = 2 * (error**2).mean() + 6 * (hue**2).mean() + 4 * (tone**2).mean()
-        loss = error.abs().mean() + squares
-        loss = loss + settings.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        take_step(optimizer, loss)
-        checkpoint.parts["losses"].add(loss)
-    vae.requires_grad_(False).eval()
-    # The stronger the code beside the noise of deviation 1, the more of the training goes to what
-    # is where, and the less to grain (input scaling of Chen 2023, arXiv 2301.10972).
-    factor = settings.code_deviation / float(encode(vae, train)[0].std())
-    vae.register_to_config(scaling_factor=round(factor, 4))
-
-
-def draw_crops(train: Split, settings: Vae, seed: int, step: int) -> NDArray[np.uint8]:
-    """The images of one step, uint8: random square crops, later one whole image."""
-    if step >= settings.steps:
-        return train.images[draw_batch(seed, step, 1, len(train.images))]
-    size, crop = train.images.shape[1], settings.crop
-    draw = generator(seed, "crops", step)
-    corners = torch.randint(size - crop + 1, (settings.batch, 2), generator=draw).tolist()
-    chosen = draw_batch(seed, step, settings.batch, len(train.images))
-    return np.stack(
-        [
-            train.images[i, y : y + crop, x : x + crop]
-            for i, (y, x) in zip(chosen, corners, strict=True)
-        ]
-    )
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, train: Split) -> tuple[Tensor, Tensor]:
-    """Means and deviations of the images' codes, without scaling, on the CPU."""
-    device = next(vae.parameters()).device
-    parts = [
-        vae.encode(to_tensor(train.images[i : i + 16]).to(device)).latent_dist
-        for i in range(0, len(train.images), 16)
-    ]
-    return torch.cat([p.mean.cpu() for p in parts]), torch.cat([p.std.cpu() for p in parts])
-
-
-def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of its own, learnt from the captions.
-
-    Byte-pair encoding (Sennrich et al. 2016). The merges are learnt here because the trainer of
-    `tokenizers` breaks ties in an order that changes from run to run.
-    """
-    plain = CLIPTokenizer()
-    normalizer, splitter = plain.backend_tokenizer.normalizer, plain.backend_tokenizer.pre_tokenizer
-    words: Counter[tuple[str, ...]] = Counter()
-    for caption in captions:
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)):
-            words[(*word[:-1], f"{word[-1]}</w>")] += 1
-    alphabet = sorted(ByteLevel.alphabet())
-    tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
-    specials = [str(plain.bos_token), str(plain.eos_token)]
-    merges: list[tuple[str, str]] = []
-    while len(tokens) + len(specials) < settings.vocabulary:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, count in words.items():
-            for pair in pairwise(word):
-                pairs[pair] += count
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        merges.append(best)
-        tokens.append("".join(best))
-        words = Counter({merge(word, best): count for word, count in words.items()})
-    vocabulary = {token: number for number, token in enumerate([*tokens, *specials])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
-
-
-def merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    """A word's parts with each occurrence of a pair, from left to right, made one."""
-    parts: list[str] = []
-    for part in word:
-        if parts and (parts[-1], part) == pair:
-            parts[-1] = "".join(pair)
-        else:
-            parts.append(part)
-    return tuple(parts)
-
-
-def new_text_encoder(stage: BaseModelParams, vocabulary: int) -> CLIPTextModel:
-    """A CLIP text model with random weights."""
-    torch.manual_seed(stage.seed + 1)
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=stage.text.width,
-        intermediate_size=stage.text.width * 4,
-        num_hidden_layers=stage.text.layers,
-        num_attention_heads=max(1, stage.text.width // 32),
-        max_position_embeddings=TOKENS,
-    )
-    return CLIPTextModel(config)
-
-
-def new_unet(stage: BaseModelParams, size: int) -> UNet2DConditionModel:
-    """A UNet2DConditionModel with random weights; only its deepest level reads the caption."""
-    torch.manual_seed(stage.seed + 2)
-    levels = len(stage.unet.channels)
-    return UNet2DConditionModel(
-        sample_size=size,
-        in_channels=stage.vae.latent_channels,
-        out_channels=stage.vae.latent_channels,
-        block_out_channels=tuple(stage.unet.channels),
-        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-        layers_per_block=1,
-        norm_num_groups=NORM_GROUPS,
-        cross_attention_dim=stage.text.width,
-        attention_head_dim=4,
-    )
-
-
-def train_unet(
-    text_encoder: CLIPTextModel,
-    unet: UNet2DConditionModel,
-    scheduler: DDPMScheduler,
-    codes: tuple[Tensor, Tensor],
-    factor: float,
-    tokens: Tensor,
-    stage: BaseModelParams,
-    checkpoint: Checkpoint,
-    every: int,
-) -> None:
-    """Learn to denoise codes by captions.
+def fetch_base(stage: BaseModelParams, downloads: Path) -> tuple[str, Path]:
+    """Fetch a model of the hub, its files checked by size and the sha256 that the hub publishes.
 
     Args:
-        text_encoder: trained too.
-        unet: the network that denoises.
-        scheduler: how noise is added.
-        codes: means and deviations of the images' codes, each (patches, channels, h, w).
-        factor: the VAE's scaling factor.
-        tokens: the captions' token ids, and in a last row the empty caption's.
-        stage: the stage's params.
-        checkpoint: where the state is kept.
-        every: steps between checkpoints.
+        stage: which.
+        downloads: where to; what came there before is not fetched again.
+
+    Returns:
+        The commit that `revision` stood for, and the model's folder.
+
+    Raises:
+        UserError: the hub has no such model or revision, or it is no Stable Diffusion.
+        WorkError: the hub cannot be reached.
     """
-    settings, device = stage.unet, next(unet.parameters()).device
-    weights = [*text_encoder.parameters(), *unet.parameters()]
-    optimizer = torch.optim.AdamW(weights, weight_decay=0.01, fused=True)
-    checkpoint.parts["optimizer"] = optimizer
-    for step in training_steps(checkpoint, settings.steps, every, "UNet"):
-        set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
-        chosen = draw_batch(stage.seed, step, settings.batch, len(codes[0]))
-        clean = draw_codes(codes[0][chosen], codes[1][chosen], stage.seed, step) * factor
-        noise, times = draw_noise(
-            stage.seed, step, tuple(clean.shape), scheduler.config["num_train_timesteps"]
+    hub = stage.hub.rstrip("/")
+    url = f"{hub}/api/models/{stage.id}/revision/{quote(stage.revision, safe='')}?blobs=true"
+    try:
+        answer = requests.get(url, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        raise WorkError(
+            f"{url}: the hub cannot be reached ({error}); without a network set base_model.source"
+            " to folder, and base_model.folder to a copy of the model"
+        ) from None
+    if answer.status_code in (401, 403, 404):  # it says 401 of what is gone, too
+        raise UserError(
+            f"base_model.id: {stage.id} at {stage.revision}: the hub answers {answer.status_code};"
+            f" it is gone or not open to all; {FALLBACK} has Stable Diffusion 2.1-base too"
         )
-        target = target_of(scheduler, clean, noise, times).to(device)
-        noisy = scheduler.add_noise(clean, noise, times).to(device)
-        rows = drop_captions(chosen, settings.caption_dropout, stage.seed, step)
-        text = text_encoder(tokens[rows].to(device))
-        predicted = unet(noisy, times.to(device), text.last_hidden_state).sample
-        loss = ((predicted - target) ** 2).mean()
-        take_step(optimizer, loss)
-        checkpoint.parts["losses"].add(loss)
+    if answer.status_code != 200:
+        raise WorkError(f"{url}: the hub answers {answer.status_code} {answer.reason}; try later")
+    listed = answer.json()
+    commit = str(listed["sha"])
+    files = [file for file in listed["siblings"] if WANTED.fullmatch(file["rfilename"])]
+    folder = downloads / stage.id.replace("/", "--") / commit
+    folder.mkdir(parents=True, exist_ok=True)
+    need_space(folder, sum(file.get("size") or 0 for file in files), f"fetching {stage.id}")
+    for file in files:
+        name = file["rfilename"]
+        sha256 = (file.get("lfs") or {}).get("sha256")
+        link = f"{hub}/{stage.id}/resolve/{commit}/{quote(name)}"
+        fetch(link, folder / name, file.get("size"), sha256)
+    return commit, folder
 
 
-CARD = f"""---
-license: other
-library_name: diffusers
----
-# A tiny base model for AerialDreams
+def copy_base(source: Path, folder: Path) -> str:
+    """Copy a model's parts, as they are; gives what it is, in numbers.
 
-Trained from scratch by the pipeline, on the train split of the dataset that lies in front of it.
+    Raises:
+        UserError: a part is missing or cannot be read.
+    """
+    if not source.is_dir():
+        raise UserError(f"base_model.folder: {str(source)!r} is no folder; name one with a model")
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source).as_posix()
+        if path.is_file() and WANTED.fullmatch(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"{source}: has no {', '.join(missing)}; it must hold Stable Diffusion in diffusers'"
+            " layout, with weights as .safetensors"
+        )
+    base = load_base(folder)
+    models = {"VAE": base.vae, "text encoder": base.text_encoder, "UNet": base.unet}
+    sizes = [
+        f"{what} of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights"
+        for what, model in models.items()
+    ]
+    return f"{', '.join(sizes)}, {base.scheduler.config['prediction_type']}"
 
-Derived from {IGN_CREDIT}, and from captions with place names {OSM_CREDIT}. With the sample source
-both are drawn by AerialDreams in their shape.
-"""
+
+def licence_of(folder: Path) -> str | None:
+    """What the model's card names as its licence."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    named = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
+    return named[1] if named else None
+
 
 if __name__ == "__main__":
     run_stage("base-model", __doc__, main)

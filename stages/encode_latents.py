@@ -2,7 +2,8 @@
 
 Reads   data/dataset/ (train), models/base/
 Writes  data/latents/, one file for each train shard: `mean` and `std` of each image's code, its
-        caption's embedding `text`; and empty.safetensors, the embedding of the empty caption
+        caption's embedding `text`, its `mask` at the models' size; and empty.safetensors, the
+        embedding of the empty caption. A run that was killed goes on with the shards it has.
 """
 
 from pathlib import Path
@@ -11,47 +12,63 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from aerialdreams.dataset import Patch, in_batches, read_shard, shards
-from aerialdreams.diffusion import LATENTS, Base, embed, load_base
-from aerialdreams.files import whole_folder
+from aerialdreams.dataset import DATASET, Patch, in_batches, read_shard, shards
+from aerialdreams.diffusion import BASE, Base, embed, load_base
+from aerialdreams.files import fingerprint, kept_folder, whole_file
+from aerialdreams.latents import EMPTY, LATENTS
 from aerialdreams.params import Params
-from aerialdreams.patches import resize_image
+from aerialdreams.patches import resize_image, resize_mask
 from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage
+from aerialdreams.stage import run_stage, scratch
 from aerialdreams.training import set_up_torch, to_tensor
 
 
 def main(params: Params) -> str:
     base = load_base().to(set_up_torch(params.torch_threads))
-    paths, count, cut = shards("train"), 0, 0
-    with whole_folder(LATENTS) as folder:
-        save_file({"text": embed(base, [""]).cpu()}, folder / "empty.safetensors")
+    paths, size = shards("train"), params.image_size
+    settings = [params.encode_latents, size, params.torch_threads]
+    key = fingerprint(settings, __file__, [DATASET, BASE])
+    counts = []
+    with kept_folder(LATENTS, scratch(), key) as folder:
+        save(folder / EMPTY, {"text": embed(base, [""]).cpu()})
         for path in progress(paths, "shards encoded", "shards", len(paths)):
-            batch = params.encode_latents.batch
-            number, too_long = encode_shard(base, path, folder, params.image_size, batch)
-            count, cut = count + number, cut + too_long
-        size = sum(file.stat().st_size for file in folder.iterdir())
+            place = folder / f"{path.stem}.safetensors"
+            counts.append(encode_shard(base, path, place, size, params.encode_latents.batch))
+        total = sum(file.stat().st_size for file in folder.iterdir())
+    count, cut = (sum(column) for column in zip(*counts, strict=True))
     return (
-        f"{count} images and captions encoded in {len(paths)} shards, {size / 1e6:.1f} MB; {cut}"
+        f"{count} images and captions encoded in {len(paths)} shards, {total / 1e6:.1f} MB; {cut}"
         f" captions cut at {base.tokenizer.model_max_length} tokens"
     )
 
 
-def encode_shard(base: Base, path: Path, folder: Path, size: int, batch: int) -> tuple[int, int]:
+def encode_shard(base: Base, path: Path, place: Path, size: int, batch: int) -> tuple[int, int]:
     """Encode one shard of the dataset; gives its numbers of patches and of captions cut."""
-    parts: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": []}
-    cut = 0
+    parts: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
+    count = cut = 0
     for patches in in_batches(read_shard(path), batch):
+        captions = [patch.caption for patch in patches]
+        lengths = map(len, base.tokenizer(captions).input_ids)
+        count += len(patches)
+        cut += sum(length > base.tokenizer.model_max_length for length in lengths)
+        if place.exists():  # a killed run made it
+            continue
         mean, std = encode(base, patches, size)
+        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
         parts["mean"].append(mean)
         parts["std"].append(std)
-        captions = [patch.caption for patch in patches]
         parts["text"].append(embed(base, captions).cpu())
-        lengths = map(len, base.tokenizer(captions).input_ids)
-        cut += sum(length > base.tokenizer.model_max_length for length in lengths)
-    tensors = {name: torch.cat(values).contiguous() for name, values in parts.items()}
-    save_file(tensors, folder / f"{path.stem}.safetensors")
-    return len(tensors["mean"]), cut
+        parts["mask"].append(torch.from_numpy(masks))
+    if not place.exists():
+        save(place, {name: torch.cat(values) for name, values in parts.items()})
+    return count, cut
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors as one safetensors file, whole or not."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as partial:
+        save_file(contiguous, partial)
 
 
 @torch.no_grad()

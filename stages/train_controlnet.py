@@ -1,6 +1,6 @@
 """train-controlnet: teach a ControlNet to follow land-cover masks.
 
-Reads   data/latents/, data/dataset/ (masks; some validation patches to look at), models/base/
+Reads   data/latents/, data/dataset/ (some validation patches to look at), models/base/
 Writes  models/controlnet/ in diffusers' layout; metrics/controlnet.csv, the losses; a run in
         MLflow with params, losses and validation images
 """
@@ -13,14 +13,12 @@ import torch
 from accelerate import Accelerator
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
-from aerialdreams.dataset import DATASET, Split, load_masks, load_some, shards
+from aerialdreams.dataset import DATASET, Split, load_some
 from aerialdreams.diffusion import (
     BASE,
     CONTROLNET,
-    LATENTS,
     Base,
     draw_codes,
     draw_noise,
@@ -32,6 +30,7 @@ from aerialdreams.diffusion import (
 )
 from aerialdreams.errors import UserError
 from aerialdreams.files import fingerprint, path_md5, whole_folder
+from aerialdreams.latents import LATENTS, Latents
 from aerialdreams.params import Params
 from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.pictures import grid
@@ -60,9 +59,7 @@ def main(params: Params) -> str:
     key = fingerprint([stage, params.image_size, params.torch_threads], __file__, INPUTS)
     accelerator = Accelerator(mixed_precision=stage.precision)
     base = load_base().to(accelerator.device)
-    latents, masks = load_latents(), load_masks("train", params.image_size)
-    if len(latents["mean"]) != len(masks):
-        raise UserError(f"{LATENTS}: is of another dataset; `dvc repro encode-latents`")
+    latents = Latents()
     check_embedding(stage.embedding_channels, base)
     looks = load_some("validation", stage.images, params.image_size)
 
@@ -82,7 +79,7 @@ def main(params: Params) -> str:
             rate = scheduled_rate(step, stage.steps, stage.learning_rate, stage.warmup)
             set_rate(optimizer, rate)
             with accelerator.autocast():
-                loss = loss_of(model, base, latents, masks, params, step)
+                loss = loss_of(model, base, latents, params, step)
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(controlnet.parameters(), 1.0)
@@ -107,7 +104,7 @@ def main(params: Params) -> str:
     size = sum(p.numel() for p in controlnet.parameters()) / 1e6
     return (
         f"ControlNet of {size:.2f} M weights trained for {stage.steps} steps of {stage.batch} on"
-        f" {len(masks)} patches, loss {losses.means()[-1][1]:.3f}"
+        f" {len(latents)} patches, loss {losses.means()[-1][1]:.3f}"
     )
 
 
@@ -125,39 +122,27 @@ def check_embedding(channels: list[int], base: Base) -> None:
         )
 
 
-def load_latents() -> dict[str, Tensor]:
-    """All train shards' `mean`, `std` and `text`; the last row of `text` is the empty caption's."""
-    try:
-        files = [load_file(LATENTS / f"{path.stem}.safetensors") for path in shards("train")]
-        empty = load_file(LATENTS / "empty.safetensors")
-    except OSError as error:
-        raise UserError(f"{LATENTS}: {error}; `dvc repro encode-latents`") from None
-    joined = {name: torch.cat([file[name] for file in files]) for name in ("mean", "std", "text")}
-    joined["text"] = torch.cat([joined["text"], empty["text"]])
-    return joined
-
-
 def loss_of(
     model: ControlNetModel,
     base: Base,
-    latents: dict[str, Tensor],
-    masks: NDArray[np.uint8],
+    latents: Latents,
     params: Params,
     step: int,
 ) -> Tensor:
     """The loss of one step; which patches, noise, times and captions follow from the step alone."""
     stage, device = params.train_controlnet, base.unet.device
-    chosen = draw_batch(stage.seed, step, stage.batch, len(masks))
-    mean, std = latents["mean"][chosen], latents["std"][chosen]
+    chosen = draw_batch(stage.seed, step, stage.batch, len(latents))
+    mean, std = latents.rows("mean", chosen), latents.rows("std", chosen)
     clean = draw_codes(mean, std, stage.seed, step) * base.vae.config["scaling_factor"]
     noise, times = draw_noise(
         stage.seed, step, tuple(clean.shape), base.scheduler.config["num_train_timesteps"]
     )
     target = target_of(base.scheduler, clean, noise, times).to(device)
     noisy = base.scheduler.add_noise(clean, noise, times).to(device)
-    text = latents["text"][drop_captions(chosen, stage.caption_dropout, stage.seed, step)]
-    text, times = text.to(device), times.to(device)
-    down, middle = model(noisy, times, text, one_hot(masks[chosen]).to(device), return_dict=False)
+    kept = drop_captions(chosen, stage.caption_dropout, stage.seed, step)
+    text, times = latents.rows("text", kept).to(device), times.to(device)
+    condition = one_hot(latents.rows("mask", chosen).numpy()).to(device)
+    down, middle = model(noisy, times, text, condition, return_dict=False)
     predicted = base.unet(
         noisy,
         times,

@@ -30,8 +30,10 @@ SMALL = {
         },
     },
     "base_model": {
-        "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16]},
-        "unet": {"steps": 30, "channels": [16, 24, 32]},
+        "tiny": {
+            "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16]},
+            "unet": {"steps": 30, "channels": [16, 24, 32]},
+        },
     },
     "train_segmenter": {"steps": 60, "channels": [8, 16, 24]},
     "train_controlnet": {"steps": 40, "log_every": 10, "images_every": 20, "images": 2},

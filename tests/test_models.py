@@ -20,8 +20,8 @@ from aerialdreams.diffusion import (
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
 from aerialdreams.segmenter import Segmenter
+from aerialdreams.tiny_base import new_text_encoder, new_tokenizer, new_unet, new_vae
 from aerialdreams.training import set_up_torch, to_tensor
-from stages.base_model import new_text_encoder, new_tokenizer, new_unet, new_vae
 
 CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. deciduous."]
 
@@ -30,14 +30,16 @@ CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. de
 def base(params: Params) -> Base:
     """The tiny base model with random weights."""
     device = set_up_torch(1)
-    tokenizer = new_tokenizer(CAPTIONS, params.base_model.text)
+    tokenizer = new_tokenizer(CAPTIONS, params.base_model.tiny.text)
     return Base(
-        vae=new_vae(params.base_model, 64),
-        text_encoder=new_text_encoder(params.base_model, len(tokenizer)),
+        vae=new_vae(params.base_model.tiny, 64),
+        text_encoder=new_text_encoder(params.base_model.tiny, len(tokenizer)),
         tokenizer=tokenizer,
-        unet=new_unet(params.base_model, 32),
+        unet=new_unet(params.base_model.tiny, 32),
         scheduler=DDPMScheduler(
-            prediction_type=params.base_model.unet.prediction, clip_sample=False, steps_offset=1
+            prediction_type=params.base_model.tiny.unet.prediction,
+            clip_sample=False,
+            steps_offset=1,
         ),
     ).to(device)
 

@@ -82,5 +82,5 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
 
 def test_flat_names_are_those_of_dvc(params: Params) -> None:
     flat = flatten(params)
-    assert flat["base_model.vae.steps"] == params.base_model.vae.steps
+    assert flat["base_model.tiny.vae.steps"] == params.base_model.tiny.vae.steps
     assert all(re.fullmatch(r"[\w.]+", key) for key in flat)

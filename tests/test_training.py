@@ -1,5 +1,7 @@
 """Draws that are functions, and a training that goes on where it was killed."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -39,8 +41,16 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[99] < 0.02
 
 
-def train(path: Path, steps: int, stop: int | None = None) -> dict[str, torch.Tensor]:
-    """A small training; with `stop` it dies there, as if killed between two checkpoints."""
+def train(
+    path: Path,
+    steps: int,
+    stop: int | None = None,
+    signalled: tuple[int, signal.Signals] | None = None,
+) -> dict[str, torch.Tensor]:
+    """A small training; with `stop` it dies there, as if killed between two checkpoints.
+
+    With `signalled` a signal comes in the middle of that step.
+    """
     set_up_torch(1)
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 4)
@@ -50,6 +60,8 @@ def train(path: Path, steps: int, stop: int | None = None) -> dict[str, torch.Te
     for step in training_steps(Checkpoint(path, parts), steps, 5, "test"):
         if step == stop:
             raise KeyboardInterrupt
+        if signalled and step == signalled[0]:
+            os.kill(os.getpid(), signalled[1])
         x = torch.tensor(draw_batch(1, step, 4, 32)).float()
         loss = (model(x) - x.roll(1)).square().mean()
         take_step(optimizer, loss)
@@ -62,6 +74,27 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, stop: int)
     whole = train(tmp_path / "a.pt", 20)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b.pt", 20, stop)
+    resumed = train(tmp_path / "b.pt", 20)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_machine_that_is_taken_away_leaves_the_step_it_was_in(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "a.pt", 20)
+    save, saved = Checkpoint.save, []
+
+    def note(self: Checkpoint, done: int) -> None:
+        saved.append(done)
+        save(self, done)
+
+    monkeypatch.setattr(Checkpoint, "save", note)
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b.pt", 20, signalled=(7, number))
+    assert saved == [5, 8]  # as ever, and when step 7, the eighth, was done
+    assert signal.getsignal(number) == handler
     resumed = train(tmp_path / "b.pt", 20)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
