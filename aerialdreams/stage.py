@@ -21,7 +21,7 @@ from aerialdreams import lock_file
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
 
-GRACE = 8.0  # seconds that a stage whose `dvc` is gone has to save what it has
+GRACE = 6.0  # seconds that a stage whose `dvc` is gone has to save what it has
 LOCK_PATIENCE = GRACE + 4.0
 
 

@@ -30,7 +30,7 @@ def zones_page(patches: pd.DataFrame, places: pd.DataFrame, credit: str) -> str:
         credit: whose data it is.
     """
     joined = patches.merge(places[["patch_id", "commune"]], on="patch_id")
-    zones = [(f"{d} {z}", rows) for (d, z), rows in joined.groupby(["domain", "zone"], sort=False)]
+    zones = [(f"{d}-{z}", rows) for (d, z), rows in joined.groupby(["domain", "zone"], sort=False)]
     cards = "\n".join(_zone(name, rows) for name, rows in zones)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Zones</title>'
