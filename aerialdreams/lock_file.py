@@ -13,6 +13,7 @@ import yaml
 from aerialdreams.files import whole_file
 
 LOCK = Path("dvc.lock")
+MERGING = b"<<<<<<< "  # a conflict that git left is for its user to settle
 
 
 def keep(scratch: Path) -> None:
@@ -27,7 +28,7 @@ def mend(scratch: Path) -> str | None:
 
     Where there is no copy that is whole, it is removed: then DVC looks in its run cache for all.
     """
-    if not LOCK.exists() or _whole(LOCK):
+    if not LOCK.exists() or _whole(LOCK) or MERGING in LOCK.read_bytes():
         return None
     copy = scratch / LOCK.name
     if copy.exists() and _whole(copy):

@@ -38,3 +38,10 @@ def test_without_a_copy_it_is_removed(workdir: Path) -> None:
     LOCK.write_text("schema: '2.0'\nstages:\n  a:\n    deps:\n    - path: x\n")
     assert "removed" in str(mend(workdir / "scratch"))
     assert not LOCK.exists()
+
+
+def test_a_merge_that_is_not_settled_stays(workdir: Path) -> None:
+    text = "schema: '2.0'\nstages:\n<<<<<<< HEAD\n  a:\n=======\n  b:\n>>>>>>> other\n"
+    LOCK.write_text(text)
+    assert mend(workdir / "scratch") is None
+    assert LOCK.read_text() == text
