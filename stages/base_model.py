@@ -20,7 +20,7 @@ from aerialdreams.download import TIMEOUT, fetch, file_sha256, need_space
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.files import whole_folder, write_json
 from aerialdreams.params import BaseModelParams, Params
-from aerialdreams.stage import run_stage
+from aerialdreams.stage import run_stage, scratch
 from aerialdreams.tiny_base import make_tiny
 from aerialdreams.training import LossCurve, write_curve
 
@@ -55,6 +55,8 @@ def main(params: Params) -> str:
         write_json(folder / "source.json", about)
     write_curve(VAE_LOSSES, vae_losses)
     write_curve(UNET_LOSSES, unet_losses)
+    for state in scratch().glob("base-model-*.pt"):
+        state.unlink()  # the model that it was for is in place
     return said
 
 
