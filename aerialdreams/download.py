@@ -82,7 +82,8 @@ def size_of(url: str) -> int | None:
                 reason = f"{head.status_code} {head.reason}"
         except requests.RequestException as error:
             reason = _cause(error)
-        _wait(attempt)
+        if attempt + 1 < ATTEMPTS:
+            _wait(attempt)
     raise WorkError(f"{url}: {reason}, {ATTEMPTS} times; see the network, then `dvc repro`")
 
 
@@ -176,7 +177,7 @@ def _refused(answer: requests.Response) -> None:
     if 400 <= answer.status_code < 500 and answer.status_code not in (*AGAIN, 416):
         raise UserError(
             f"{answer.url}: the server answers {answer.status_code} {answer.reason}; see the"
-            " address and the names in raw_patches"
+            " address and the names in params.yaml"
         )
 
 

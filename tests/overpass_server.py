@@ -3,15 +3,16 @@
 import gzip
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+
+from tests.server import running
 
 ZONE = re.compile(r'way\["landuse"\]\(([-\d.,]+)\)')
 
@@ -127,13 +128,6 @@ def serve_overpass(answers: Answers) -> Iterator[Answers]:
         def log_message(self, *words: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    answers.url = f"http://127.0.0.1:{server.server_port}/api/interpreter"
-    try:
+    with running(Handler) as address:
+        answers.url = f"{address}/api/interpreter"
         yield answers
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

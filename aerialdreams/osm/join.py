@@ -124,9 +124,7 @@ def _nearest(centres: Any, items: Sequence[Any], limit: float) -> list[Any]:
     return nearest
 
 
-def name_levels(
-    located: list[tuple[list[dict[str, Any]], list[Boundary]]], outlined: Sequence[int] = OUTLINED
-) -> None:
+def name_levels(located: list[tuple[list[dict[str, Any]], list[Boundary]]]) -> None:
     """Fill country, region, departement and arrondissement of all zones' rows.
 
     Their outlines are not at hand. A French commune's INSEE code tells its departement, and that
@@ -135,7 +133,6 @@ def name_levels(
 
     Args:
         located: for each zone its rows, which are changed, and its boundaries.
-        outlined: levels that are named already.
     """
     names = {
         (boundary.level, boundary.code): boundary.name
@@ -147,7 +144,7 @@ def name_levels(
         touching = {
             level: {(b.name, b.code) for b in boundaries if b.level == level}
             for level in LEVELS
-            if level not in outlined
+            if level not in OUTLINED
         }
         for row in rows:
             row["departement_code"] = departement_of(row.get("insee"))
