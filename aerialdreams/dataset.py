@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,13 @@ from PIL import Image
 from aerialdreams.errors import UserError
 from aerialdreams.patches import resize_image, resize_mask
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 Item = TypeVar("Item")
 
 DATASET = Path("data/dataset")
+COLUMNS = ["patch_id", "image", "mask", "caption", "captions"]  # what models learn from
 
 
 class Patch(NamedTuple):
@@ -27,6 +31,7 @@ class Patch(NamedTuple):
     image: NDArray[np.uint8]  # RGB, (512, 512, 3)
     mask: NDArray[np.uint8]  # class ids, (512, 512)
     caption: str
+    captions: list[str]  # its variants, one of each template
 
 
 class Split(NamedTuple):
@@ -62,12 +67,21 @@ def read_patches(split: str) -> Iterator[Patch]:
 
 def read_shard(path: Path) -> Iterator[Patch]:
     """The patches of one shard; see `read_patches`."""
-    for row in _rows(path, ["patch_id", "image", "mask", "caption"]):
-        image, mask = (_decode(row[column]["bytes"]) for column in ("image", "mask"))
-        yield Patch(row["patch_id"], image, mask, row["caption"])
+    for row in _rows(path):
+        yield _patch(row)
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def read_captions(path: Path) -> list[str]:
+    """All captions of one shard, in all their variants; its pictures are not read."""
+    return [caption for row in _rows(path, ["captions"]) for caption in row["captions"]]
+
+
+def _patch(row: dict[str, Any]) -> Patch:
+    image, mask = decode(row["image"]), decode(row["mask"])
+    return Patch(row["patch_id"], image, mask, row["caption"], row["captions"])
+
+
+def _rows(path: Path, columns: list[str] = COLUMNS) -> Iterator[dict[str, Any]]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=16, columns=columns):
             yield from batch.to_pylist()
@@ -82,10 +96,38 @@ def load_split(split: str, size: int) -> Split:
 
 def load_some(split: str, count: int, size: int) -> Split:
     """`count` patches of a split (or all, if it has fewer), spread evenly over it."""
-    total = sum(pq.ParquetFile(path).metadata.num_rows for path in shards(split))
+    return stack(some_patches(split, count), size)
+
+
+def some_patches(split: str, count: int) -> Iterator[Patch]:
+    """`count` patches of a split (or all, if it has fewer), spread evenly over it.
+
+    Only shards with one of them are read.
+    """
+    paths = shards(split)
+    lengths = [pq.ParquetFile(path).metadata.num_rows for path in paths]
+    total = sum(lengths)
     count = min(count, total)
     wanted = {number * total // count for number in range(count)}
-    return stack((p for n, p in enumerate(read_patches(split)) if n in wanted), size)
+    first = 0
+    for path, length in zip(paths, lengths, strict=True):
+        if not wanted.isdisjoint(range(first, first + length)):
+            for number, row in enumerate(_rows(path), first):
+                if number in wanted:
+                    yield _patch(row)
+        first += length
+
+
+def open_split(split: str) -> "Dataset":
+    """A split as Hugging Face `datasets` has it: rows in any order, pictures as PNG bytes."""
+    from datasets import Image as ImageFeature  # takes a second to import, and few need it
+    from datasets import load_dataset
+
+    files = [str(path) for path in shards(split)]
+    rows = load_dataset("parquet", data_files={split: files}, split=split)
+    for column in ("image", "mask"):
+        rows = rows.cast_column(column, ImageFeature(decode=False))
+    return rows
 
 
 def stack(patches: Iterable[Patch], size: int) -> Split:
@@ -106,6 +148,7 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _decode(png: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(png)) as image:
+def decode(picture: dict[str, Any]) -> NDArray[np.uint8]:
+    """A picture of the dataset, a PNG in `bytes`: RGB (512, 512, 3) or class ids (512, 512)."""
+    with Image.open(io.BytesIO(picture["bytes"])) as image:
         return np.array(image)

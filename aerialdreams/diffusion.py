@@ -1,6 +1,6 @@
 """Latent diffusion as the pipeline's stages share it, on diffusers' models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from aerialdreams.classes import CLASS_COUNT
+from aerialdreams.classes import CLASS_COUNT, LandCoverClass, palette
 from aerialdreams.dataset import Split
 from aerialdreams.errors import UserError
 from aerialdreams.params import GenerateValidation
@@ -29,6 +29,8 @@ from aerialdreams.training import generator
 
 BASE = Path("models/base")
 CONTROLNET = Path("models/controlnet")
+UNET = "unet"  # folder beside the ControlNet's weights, where the decoder was trained with it
+COLOUR_PLANES = 3
 
 diffusers_logging.set_verbosity_error()
 diffusers_logging.disable_progress_bar()
@@ -84,40 +86,62 @@ def load_controlnet(folder: Path = CONTROLNET) -> ControlNetModel:
         raise UserError(f"{folder}: no ControlNet ({message}); `dvc checkout` it") from None
 
 
-def new_controlnet(unet: UNet2DConditionModel, channels: list[int], seed: int) -> ControlNetModel:
+def with_trained_unet(base: Base, folder: Path = CONTROLNET) -> Base:
+    """The base model with the UNet that was trained beside a ControlNet, if one was."""
+    if not (folder / UNET).is_dir():
+        return base
+    unet = UNet2DConditionModel.from_pretrained(folder / UNET)
+    return replace(base, unet=unet.requires_grad_(False).eval().to(base.unet.device))
+
+
+def new_controlnet(
+    unet: UNet2DConditionModel, channels: list[int], condition: str, seed: int
+) -> ControlNetModel:
     """A ControlNet that does nothing yet: its outputs are zero until it is trained.
 
     Args:
         unet: the base model's, from which the weights of the encoder are copied.
         channels: widths of the network that takes the mask down to the latent's size; each after
             the first halves it.
+        condition: "one_hot", a plane for each class, or "colours", the mask in its LUT's colours.
         seed: of that network's weights.
     """
     torch.manual_seed(seed)
+    planes = CLASS_COUNT if condition == "one_hot" else COLOUR_PLANES
     controlnet = ControlNetModel.from_unet(
         unet,
-        conditioning_channels=CLASS_COUNT,
+        conditioning_channels=planes,
         conditioning_embedding_out_channels=tuple(channels),
     )
-    # Only one of the 19 planes is 1 at a pixel: with torch's own start each layer would hand on a
-    # third of that signal and the mask would be noticed thousands of steps later. He et al. 2015
-    # (arXiv 1502.01852) keeps its strength; the last layer stays zero, as ControlNet wants it.
+    # With torch's own start each layer would hand on a third of its signal and the mask would be
+    # noticed thousands of steps later. He et al. 2015 (arXiv 1502.01852) keeps its strength; the
+    # last layer stays zero, as ControlNet wants it.
     embedding = controlnet.controlnet_cond_embedding
     for layer in (embedding.conv_in, *embedding.blocks):
         torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    with torch.no_grad():
-        embedding.conv_in.weight *= CLASS_COUNT**0.5
+    if condition == "one_hot":  # only one of the planes is 1 at a pixel
+        with torch.no_grad():
+            embedding.conv_in.weight *= CLASS_COUNT**0.5
     return controlnet
 
 
-def one_hot(masks: NDArray[np.uint8]) -> Tensor:
-    """Class ids, shape (batch, height, width), as the ControlNet's condition.
+def condition_of(masks: Tensor, planes: int, classes: list[LandCoverClass]) -> Tensor:
+    """Masks as a ControlNet takes them.
+
+    Args:
+        masks: class ids, uint8, shape (batch, height, width).
+        planes: the ControlNet's `conditioning_channels`: 19 for one-hot masks, 3 for colours.
+        classes: the class table, for their colours.
 
     Returns:
-        0 or 1, shape (batch, 19, height, width); channel = class id - 1.
+        Shape (batch, planes, height, width), on the masks' device: 0 or 1, channel = class id - 1;
+        or red, green, blue in 0..1, as diffusers' pipelines make them of a picture.
     """
-    ids = torch.from_numpy(masks).long() - 1
-    return torch.nn.functional.one_hot(ids, CLASS_COUNT).permute(0, 3, 1, 2).float()
+    if planes == CLASS_COUNT:
+        hot = torch.nn.functional.one_hot(masks.long() - 1, CLASS_COUNT)
+        return hot.permute(0, 3, 1, 2).float()
+    table = torch.frombuffer(bytearray(palette(classes)), dtype=torch.uint8).reshape(256, 3)
+    return (table.to(masks.device)[masks.long()] / 255).permute(0, 3, 1, 2).contiguous()
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -131,30 +155,43 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 @torch.no_grad()
 def embed(base: Base, captions: list[str]) -> Tensor:
     """Text embeddings, shape (batch, tokens, width), on the text encoder's device."""
-    tokens = tokenize(base.tokenizer, captions).to(base.text_encoder.device)
-    embedding: Tensor = base.text_encoder(tokens).last_hidden_state
+    return embed_tokens(base, tokenize(base.tokenizer, captions))
+
+
+@torch.no_grad()
+def embed_tokens(base: Base, tokens: Tensor) -> Tensor:
+    """As `embed`, of token ids, shape (batch, tokens)."""
+    embedding: Tensor = base.text_encoder(tokens.to(base.text_encoder.device)).last_hidden_state
     return embedding
 
 
-def draw_codes(mean: Tensor, std: Tensor, seed: int, step: int) -> Tensor:
-    """Codes of a step's images, drawn from their means and deviations; see `draw_noise`."""
-    noise = [
-        torch.randn(mean.shape[1:], generator=generator(seed, "codes", step, place))
-        for place in range(len(mean))
-    ]
-    return mean + std * torch.stack(noise)
+def draw_epsilon(seed: int, step: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
+    """What draws a step's codes, mean + deviation x epsilon, (batch, ...); see `draw_noise`."""
+    return torch.stack(
+        [
+            torch.randn(shape[1:], generator=generator(seed, "codes", step, place))
+            for place in range(first, first + shape[0])
+        ]
+    )
 
 
 def draw_noise(
-    seed: int, step: int, shape: tuple[int, ...], timesteps: int
+    seed: int, step: int, shape: tuple[int, ...], timesteps: int, first: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Noise of a shape (batch, ...) and timesteps (batch,) of a training step.
 
     The i-th sample's are a function of (seed, step, i), so that they do not depend on how a batch
     is spread over processes.
+
+    Args:
+        seed: the training's.
+        step: the step's number.
+        shape: of the batch, or of a part of it.
+        timesteps: of the noise schedule.
+        first: the part's first sample.
     """
     noise, times = [], []
-    for place in range(shape[0]):
+    for place in range(first, first + shape[0]):
         draw = generator(seed, "noise", step, place)
         noise.append(torch.randn(shape[1:], generator=draw))
         times.append(torch.randint(timesteps, (), generator=draw))
@@ -179,7 +216,11 @@ def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, times: T
 
 @torch.no_grad()
 def generate(
-    base: Base, controlnet: ControlNetModel | None, batch: Split, settings: GenerateValidation
+    base: Base,
+    controlnet: ControlNetModel | None,
+    batch: Split,
+    settings: GenerateValidation,
+    classes: list[LandCoverClass],
 ) -> NDArray[np.uint8]:
     """Images for a batch of masks, by diffusers' own pipelines with DDIM.
 
@@ -189,6 +230,7 @@ def generate(
             outputs are all zero then (Zhang et al. 2023), which leaves the base model alone.
         batch: masks, captions, and the patch ids that with the seed decide each image's noise.
         settings: seed, steps, guidance and conditioning scale.
+        classes: the class table.
 
     Returns:
         RGB in 0..255, shape (batch, size, size, 3).
@@ -210,7 +252,9 @@ def generate(
     else:
         pipeline = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
         condition = {
-            "image": one_hot(batch.masks),
+            "image": condition_of(
+                torch.from_numpy(batch.masks), controlnet.config["conditioning_channels"], classes
+            ),
             "controlnet_conditioning_scale": settings.conditioning_scale,
         }
     pipeline.set_progress_bar_config(disable=True)

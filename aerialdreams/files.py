@@ -5,6 +5,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,7 +95,9 @@ def path_md5(path: Path) -> str:
     if path.is_file():
         return file_md5(path)
     files = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
-    entries = [{"md5": file_md5(path / name), "relpath": name} for name in files]
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads work
+        hashes = pool.map(file_md5, [path / name for name in files])
+    entries = [{"md5": md5, "relpath": name} for md5, name in zip(hashes, files, strict=True)]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 

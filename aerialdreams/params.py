@@ -17,6 +17,7 @@ Steps = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "fp16", "bf16"]
 # Widths of a network's levels. 8 is the size of the smallest normalisation group that we use.
 Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
 
@@ -48,6 +49,7 @@ class Runtime(_Group):
     workers: int = Field(ge=0)
     scheduler: str = Field(pattern=r"^((tcp|tls|ws|wss)://.+)?$")
     checkpoint_every: int = Field(ge=1)
+    loaders: int = Field(ge=0)
 
 
 class Sample(_Group):
@@ -166,6 +168,9 @@ class BaseModelParams(_Group):
 
 class EncodeLatents(_Group):
     batch: Batch
+    turns: bool
+    precision: Precision
+    held_out: int = Field(ge=1)
 
 
 class TrainSegmenter(_Group):
@@ -176,18 +181,48 @@ class TrainSegmenter(_Group):
     learning_rate: LearningRate
 
 
+class WarmStart(_Group):
+    folder: str
+    md5: str
+
+
 class TrainControlnet(_Group):
     seed: Seed
-    precision: Literal["no", "bf16"]
+    processes: int = Field(ge=1)
+    precision: Precision
+    condition: Literal["one_hot", "colours"]
     embedding_channels: Channels
+    warm_start: WarmStart
+    unlock_decoder: int = Field(ge=0)
+    latent_cache: bool
+    augment: bool
     caption_dropout: Share
     steps: Steps
     batch: Batch
+    accumulation: int = Field(ge=1)
     learning_rate: LearningRate
+    schedule: Literal["cosine", "constant"]
     warmup: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    clip: float = Field(gt=0)
+    min_snr_gamma: float = Field(ge=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    gradient_checkpointing: bool
+    compile: bool
+    attention: Literal["sdpa", "plain"]
     log_every: int = Field(ge=1)
+    held_out_every: int = Field(ge=1)
     images_every: int = Field(ge=1)
     images: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> "TrainControlnet":
+        parts = self.processes * self.accumulation
+        if self.batch % parts:
+            raise ValueError(
+                f"batch: is {self.batch}; must be a multiple of processes x accumulation, {parts}"
+            )
+        return self
 
 
 class GenerateValidation(_Group):
@@ -210,7 +245,7 @@ class Params(_Group):
 
     runtime: Runtime
     classes: list[LandCoverClass]
-    image_size: int = Field(ge=32, le=512, multiple_of=16)
+    image_size: int = Field(ge=32, le=1024, multiple_of=16)
     torch_threads: int = Field(ge=1)
     raw_patches: RawPatches
     patch_index: PatchIndex
@@ -238,6 +273,16 @@ class Params(_Group):
             if twice:
                 raise ValueError(f"{field} {twice[0]!r} is used twice; each class needs its own")
         return classes
+
+    @model_validator(mode="after")
+    def _turns_to_learn_from(self) -> "Params":
+        stage = self.train_controlnet
+        if stage.augment and stage.latent_cache and not self.encode_latents.turns:
+            raise ValueError(
+                "train_controlnet.augment: is true; encode_latents.turns must be true as well, or"
+                " train_controlnet.latent_cache false"
+            )
+        return self
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
@@ -271,7 +316,7 @@ def _explain(problem: Any) -> str:
         case "missing":
             return f"{key}: missing; the README and git have its default"
         case "value_error":
-            return f"{key}: {problem['ctx']['error']}"
+            return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{key}: is {problem['input']!r}; {problem['msg'].removeprefix('Input s').lstrip('h')}"
 
 

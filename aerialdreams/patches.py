@@ -159,8 +159,9 @@ def _read_png(path: Path, mode: str) -> NDArray[np.uint8]:
 
 
 def resize_image(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A square picture at another size, by area average (Pillow's BOX)."""
-    return np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BOX))
+    """A square picture at another size, by area average (Pillow's BOX); a larger one bicubic."""
+    way = Image.Resampling.BOX if size <= rgb.shape[0] else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(rgb).resize((size, size), way))
 
 
 def resize_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

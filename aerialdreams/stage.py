@@ -17,7 +17,7 @@ from types import FrameType
 
 import psutil
 
-from aerialdreams import lock_file
+from aerialdreams import lock_file, processes
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
 
@@ -60,9 +60,12 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
     began = time.monotonic()
     try:
         params = load_params()
-        with _only_one(name):
-            lock_file.keep(scratch())
+        if processes.launched():  # of several; who started them holds the lock
             summary = main(params)
+        else:
+            with _only_one(name):
+                lock_file.keep(scratch())
+                summary = main(params)
     except UserError as error:
         return _fail(name, str(error), USER_ERROR)
     except WorkError as error:
@@ -84,7 +87,8 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
     except Exception:
         traceback.print_exc()  # a mistake of ours: the whole of it is what helps
         return FAILED
-    print(f"{name}: {summary} ({time.monotonic() - began:.1f} s)", flush=True)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{name}: {summary} ({time.monotonic() - began:.1f} s)", flush=True)
     return DONE
 
 
@@ -99,8 +103,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _only_one(name: str) -> Iterator[None]:
-    """Hold the stage's lock, so that no two processes write the same outputs."""
-    with (scratch() / f"{name}.lock").open("w") as file:
+    """Hold the stage's lock, so that no two processes write the same outputs.
+
+    It lies beside the outputs, not in `scratch()`: experiments in folders of their own may run
+    the same stage at the same time.
+    """
+    place = Path("scratch")
+    place.mkdir(exist_ok=True)
+    with (place / f"{name}.lock").open("w") as file:
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
@@ -114,7 +124,7 @@ def _only_one(name: str) -> Iterator[None]:
 
 
 def _end_with_dvc() -> None:
-    """End this process when the `dvc` that started it is gone.
+    """End this process when the `dvc` that started it is gone, or the stage that it is a part of.
 
     A killed `dvc` leaves its stage running, and the next `dvc repro` would start a second writer
     beside it. DVC runs a stage through a shell, so the parent's death alone does not tell: look
@@ -125,7 +135,8 @@ def _end_with_dvc() -> None:
             command = ancestor.cmdline()
         except psutil.Error:
             continue
-        if any(Path(word).name == "dvc" for word in command[:3]):
+        stage = processes.launched() and any(word.startswith("stages.") for word in command)
+        if stage or any(Path(word).name == "dvc" for word in command[:3]):
             threading.Thread(target=_watch, args=(ancestor,), daemon=True).start()
             return
 

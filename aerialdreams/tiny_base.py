@@ -15,15 +15,15 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from aerialdreams.curves import LossCurve
 from aerialdreams.dataset import DATASET, Split, load_split
-from aerialdreams.diffusion import draw_codes, draw_noise, target_of, tokenize
+from aerialdreams.diffusion import draw_epsilon, draw_noise, target_of, tokenize
 from aerialdreams.files import fingerprint
 from aerialdreams.params import Params, Text, TinyBase, Vae
 from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.stage import scratch
 from aerialdreams.training import (
     Checkpoint,
-    LossCurve,
     draw_batch,
     drop_captions,
     generator,
@@ -310,10 +310,10 @@ def train_unet(
     for step in training_steps(checkpoint, settings.steps, every, "UNet"):
         set_rate(optimizer, scheduled_rate(step, settings.steps, settings.learning_rate, WARMUP))
         chosen = draw_batch(stage.seed, step, settings.batch, len(codes[0]))
-        clean = draw_codes(codes[0][chosen], codes[1][chosen], stage.seed, step) * factor
-        noise, times = draw_noise(
-            stage.seed, step, tuple(clean.shape), scheduler.config["num_train_timesteps"]
-        )
+        mean, std = codes[0][chosen], codes[1][chosen]
+        shape = tuple(mean.shape)
+        clean = (mean + std * draw_epsilon(stage.seed, step, shape)) * factor
+        noise, times = draw_noise(stage.seed, step, shape, scheduler.config["num_train_timesteps"])
         target = target_of(scheduler, clean, noise, times).to(device)
         noisy = scheduler.add_noise(clean, noise, times).to(device)
         rows = drop_captions(chosen, settings.caption_dropout, stage.seed, step)

@@ -1,11 +1,10 @@
 """What every training loop needs: draws that are functions, exact resume, a schedule."""
 
-import csv
 import hashlib
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aerialdreams.errors import WorkError
-from aerialdreams.files import whole_file
+from aerialdreams.processes import ALONE, Team
 from aerialdreams.progress import progress
 
-CHECK_EVERY = 50  # steps between looks at the loss
+CPU = torch.device("cpu")
+WAYS = 8  # a square's turns and mirrorings
 
 
 def set_up_torch(threads: int) -> torch.device:
@@ -34,6 +34,8 @@ def set_up_torch(threads: int) -> torch.device:
     # cuBLAS reads this when it starts (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
+    # accelerate would set another number, by the machine's cores, for several processes on a CPU.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     # Strict mode also fills each new tensor with NaN, for code that reads what it never wrote.
@@ -41,16 +43,16 @@ def set_up_torch(threads: int) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+def to_tensor(images: NDArray[np.uint8] | Tensor) -> Tensor:
     """Images as networks take them.
 
     Args:
-        images: RGB in 0..255, shape (batch, height, width, 3).
+        images: RGB in 0..255, uint8, shape (batch, height, width, 3), of numpy or torch.
 
     Returns:
         -1..1, shape (batch, 3, height, width).
     """
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
@@ -83,10 +85,33 @@ def drop_captions(chosen: list[int], share: float, seed: int, step: int) -> list
     return [-1 if p < share else row for row, p in zip(chosen, dice.tolist(), strict=True)]
 
 
-def scheduled_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Learning rate: a linear rise over `warmup` steps, then half a cosine down to a hundredth."""
+def draw_turns(seed: int, step: int, batch: int) -> list[int]:
+    """How each sample of a step is turned, see `turned`: an aerial image has no up."""
+    return torch.randint(WAYS, (batch,), generator=generator(seed, "turns", step)).tolist()
+
+
+def turned(picture: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
+    """A square picture or mask, (size, size, ...), in one of its eight positions.
+
+    Args:
+        picture: an image or a mask; both of a patch are turned alike.
+        way: 0 leaves it; 1 to 3 are quarter turns to the left; 4 to 7 the same, then mirrored.
+    """
+    picture = np.rot90(picture, way % 4)
+    return picture[:, ::-1] if way >= 4 else picture
+
+
+def scheduled_rate(
+    step: int, steps: int, peak: float, warmup: int, schedule: str = "cosine"
+) -> float:
+    """Learning rate: a linear rise over `warmup` steps, then half a cosine down to a hundredth.
+
+    With schedule "constant" it stays where it rose to.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
     done = (step - warmup) / max(1, steps - warmup)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -104,16 +129,18 @@ class Checkpoint:
     Attributes:
         path: the file; its name must carry the fingerprint of params, code and inputs.
         parts: what has `state_dict` and `load_state_dict`, by name.
+        device: where the parts lie.
     """
 
     path: Path
     parts: dict[str, Any]
+    device: torch.device = CPU
 
     def restore(self) -> int:
         """Put the saved state in place, if there is one; gives the number of steps done."""
         if not self.path.exists():
             return 0
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        saved = torch.load(self.path, map_location=self.device, weights_only=True)
         for name, part in self.parts.items():
             part.load_state_dict(saved["parts"][name])
         return int(saved["step"])
@@ -127,7 +154,12 @@ class Checkpoint:
         states = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
         try:
-            torch.save({"step": step, "parts": states}, partial)
+            with partial.open("wb") as file:
+                torch.save({"step": step, "parts": states}, file)
+                # On disk before it takes the old one's name: a machine that is taken away loses
+                # what its system still holds in memory.
+                file.flush()
+                os.fsync(file.fileno())
         except RuntimeError as error:  # what torch makes of a full disk
             partial.unlink(missing_ok=True)
             reason = str(error).splitlines()[0]
@@ -139,20 +171,32 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def training_steps(checkpoint: Checkpoint, steps: int, every: int, what: str) -> Iterator[int]:
+def training_steps(
+    checkpoint: Checkpoint, steps: int, every: int, what: str, team: Team = ALONE
+) -> Iterator[int]:
     """The steps that are left, from the checkpoint's on, saved every `every` and at the end.
 
+    Args:
+        checkpoint: the state; all processes read it, the first one writes it.
+        steps: how many there are in all.
+        every: steps between checkpoints.
+        what: the training's name.
+        team: the processes that train together.
+
     Raises:
-        KeyboardInterrupt: SIGTERM or SIGINT came, as where a machine is taken away; the step that
-            it fell in is done and saved.
+        KeyboardInterrupt: SIGTERM or SIGINT came to one of the processes, as where a machine is
+            taken away; the step that it fell in is done and saved.
     """
     start = checkpoint.restore()
     with _told_to_stop() as told:
-        for step in progress(range(start, steps), what, "steps", steps, start):
+        left: Iterable[int] = range(start, steps)
+        for step in progress(left, what, "steps", steps, start) if team.first else left:
             yield step
-            if told or (step + 1) % every == 0 or step + 1 == steps:
+            stop = team.any(bool(told))
+            if team.first and (stop or (step + 1) % every == 0 or step + 1 == steps):
                 checkpoint.save(step + 1)
-            if told:
+            if stop:
+                team.any(stop)  # nobody leaves before the first one has saved
                 raise KeyboardInterrupt
 
 
@@ -174,43 +218,6 @@ def _told_to_stop() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class LossCurve:
-    """The loss of each step, kept where it was computed, so that no step waits for it."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.values: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        """Keep a step's loss; stop now and then if it is no longer a number.
-
-        Raises:
-            WorkError: the loss is not finite.
-        """
-        self.values.append(loss.detach())
-        if len(self.values) % CHECK_EVERY == 0 and not math.isfinite(self.values[-1].item()):
-            raise WorkError(
-                f"{self.what}: the loss is {self.values[-1].item()} at step {len(self.values)};"
-                " lower its learning_rate"
-            )
-
-    def means(self, every: int = CHECK_EVERY) -> list[tuple[int, float]]:
-        """(step, mean loss of the `every` steps before it), the last steps included."""
-        values = torch.stack(self.values).float().cpu() if self.values else torch.empty(0)
-        return [
-            (min(first + every, len(values)), float(values[first : first + every].mean()))
-            for first in range(0, len(values), every)
-        ]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """For `Checkpoint`."""
-        return {"values": torch.stack(self.values).float().cpu()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """For `Checkpoint`."""
-        self.values = list(state["values"])
-
-
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """Backward, clip the gradient's norm to 1, step."""
     optimizer.zero_grad()
@@ -218,11 +225,3 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     torch.nn.utils.clip_grad_norm_(weights, 1.0)
     optimizer.step()
-
-
-def write_curve(path: Path, curve: LossCurve) -> None:
-    """Write losses as CSV for `dvc plots`: columns step, loss."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "loss"])
-        writer.writerows([step, f"{loss:.6f}"] for step, loss in curve.means())

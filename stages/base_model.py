@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import requests
 
+from aerialdreams.curves import LossCurve, write_curve
 from aerialdreams.diffusion import BASE, load_base
 from aerialdreams.download import TIMEOUT, fetch, file_sha256, need_space
 from aerialdreams.errors import UserError, WorkError
@@ -22,7 +23,6 @@ from aerialdreams.files import whole_folder, write_json
 from aerialdreams.params import BaseModelParams, Params
 from aerialdreams.stage import run_stage, scratch
 from aerialdreams.tiny_base import make_tiny
-from aerialdreams.training import LossCurve, write_curve
 
 VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
@@ -53,8 +53,8 @@ def main(params: Params) -> str:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         about["sha256"] = {f.relative_to(folder).as_posix(): file_sha256(f) for f in files}
         write_json(folder / "source.json", about)
-    write_curve(VAE_LOSSES, vae_losses)
-    write_curve(UNET_LOSSES, unet_losses)
+    write_curve(VAE_LOSSES, vae_losses.means())
+    write_curve(UNET_LOSSES, unet_losses.means())
     for state in scratch().glob("base-model-*.pt"):
         state.unlink()  # the model that it was for is in place
     return said

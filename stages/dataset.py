@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, List, Value
 
 from aerialdreams.classes import LandCoverClass
 from aerialdreams.dataset import DATASET
@@ -49,6 +49,7 @@ FEATURES = Features(
         "image": Image(),
         "mask": Image(),
         "caption": Value("string"),
+        "captions": List(Value("string")),
         "domain": Value("string"),
         "zone": Value("string"),
         "origin_x": Value("float64"),
@@ -91,6 +92,7 @@ def write_shard(path: Path, rows: pd.DataFrame) -> None:
         "image": [_embed(IMAGES / f"IMG_{patch_id}.png") for patch_id in rows["patch_id"]],
         "mask": [_embed(MASKS / f"MSK_{patch_id}.png") for patch_id in rows["patch_id"]],
         "caption": rows["caption"].tolist(),
+        "captions": [list(variants) for variants in rows["variants"]],
     } | {name: column.tolist() for name, column in columns.items()}
     Dataset.from_dict(table, features=FEATURES).to_parquet(path)
 
@@ -155,6 +157,7 @@ Patches of 512 x 512 pixels of 0.2 m, in Parquet shards with the images embedded
 | `image` | RGB, bands 1 to 3 of FLAIR's image, as PNG |
 | `mask` | paletted PNG: the pixel is the class id, the palette FLAIR's colours |
 | `caption` | where the patch lies and what covers it |
+| `captions` | the same in other words, one of each template; a training may draw from them |
 | `domain`, `zone` | FLAIR's, the département and year in the domain's name |
 | `origin_x`, `origin_y` | north-west corner in EPSG:2154, metres |
 | `longitude`, `latitude` | centre, WGS 84 |

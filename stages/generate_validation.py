@@ -18,6 +18,7 @@ from aerialdreams.diffusion import (
     generate,
     load_base,
     load_controlnet,
+    with_trained_unet,
 )
 from aerialdreams.files import path_md5, whole_folder, write_json
 from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
@@ -32,12 +33,13 @@ from aerialdreams.training import set_up_torch
 def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.generate_validation
     base, controlnet = load_base().to(device), load_controlnet().to(device)
+    trained = with_trained_unet(base)
     counts = {}
     with whole_folder(GENERATED) as folder:
         for split in HELD_OUT:
             for source in SOURCES:
                 (folder / split / source).mkdir(parents=True)
-            counts[split] = generate_split(base, controlnet, split, folder / split, params)
+            counts[split] = generate_split(base, trained, controlnet, split, folder / split, params)
             looks = load_some(split, stage.grid_rows, params.image_size)
             paths = [folder / split / f"generated/IMG_{number}.png" for number in looks.patch_ids]
             columns = [list(looks.images), [read_image(path) for path in paths]]
@@ -55,7 +57,12 @@ def main(params: Params) -> str:
 
 
 def generate_split(
-    base: Base, controlnet: ControlNetModel, split: str, folder: Path, params: Params
+    base: Base,
+    trained: Base,
+    controlnet: ControlNetModel,
+    split: str,
+    folder: Path,
+    params: Params,
 ) -> int:
     """Write the images of all patches of a split; gives their number."""
     stage, done = params.generate_validation, 0
@@ -70,8 +77,10 @@ def generate_split(
             patches.masks[filled],
             [patches.captions[row] for row in filled],
         )
-        for source, control in zip(SOURCES, (controlnet, None), strict=True):
-            images = generate(base, control, batch, stage)[: len(rows)]
+        for source, model, control in zip(
+            SOURCES, (trained, base), (controlnet, None), strict=True
+        ):
+            images = generate(model, control, batch, stage, params.classes)[: len(rows)]
             for patch_id, image in zip(batch.patch_ids, images, strict=False):
                 write_image(folder / source / f"IMG_{patch_id}.png", image)
         done += len(rows)

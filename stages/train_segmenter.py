@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from aerialdreams.classes import class_pixels
+from aerialdreams.curves import LossCurve, write_curve
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.params import Params, TrainSegmenter
 from aerialdreams.patches import (
@@ -29,8 +30,8 @@ from aerialdreams.segmenter import SEGMENTER, Segmenter
 from aerialdreams.stage import run_stage, scratch
 from aerialdreams.training import (
     Checkpoint,
-    LossCurve,
     draw_batch,
+    draw_turns,
     generator,
     scheduled_rate,
     set_rate,
@@ -38,7 +39,7 @@ from aerialdreams.training import (
     take_step,
     to_tensor,
     training_steps,
-    write_curve,
+    turned,
 )
 
 LOSSES = Path("metrics/segmenter.csv")
@@ -72,7 +73,7 @@ def main(params: Params) -> str:
     with whole_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(CARD, encoding="utf-8")
-    write_curve(LOSSES, losses)
+    write_curve(LOSSES, losses.means())
     checkpoint.remove()
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
@@ -105,12 +106,7 @@ def draw(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One step's images and masks, each turned and mirrored its own way: a map has no up."""
     chosen = draw_batch(stage.seed, step, stage.batch, len(images))
-    ways = torch.randint(8, (stage.batch,), generator=generator(stage.seed, "turns", step)).tolist()
-
-    def turned(picture: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
-        picture = np.rot90(picture, way % 4)
-        return picture[:, ::-1] if way >= 4 else picture
-
+    ways = draw_turns(stage.seed, step, stage.batch)
     return (
         np.stack([turned(images[i], way) for i, way in zip(chosen, ways, strict=True)]),
         np.stack([turned(masks[i], way) for i, way in zip(chosen, ways, strict=True)]),

@@ -19,12 +19,13 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from aerialdreams.dataset import Split
-from aerialdreams.diffusion import Base, embed, generate, load_base, new_controlnet
+from aerialdreams.diffusion import Base, embed, generate, load_base
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.latents import EMPTY, LATENTS, Latents
+from aerialdreams.latents import EMPTY, LATENTS, Latents, Steps
 from aerialdreams.params import Params
+from aerialdreams.student import errors_of, new_student
 from aerialdreams.tiny_base import new_tokenizer
-from stages import base_model, encode_latents, train_controlnet
+from stages import base_model, encode_latents
 from tests.conftest import changed
 from tests.server import Site, serve
 
@@ -118,21 +119,22 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     small = changed(
         params,
         image_size=64,
-        train_controlnet={"embedding_channels": [8, 8, 16, 16], "batch": 2},
+        train_controlnet={"embedding_channels": [8, 8, 16, 16], "batch": 2, "caption_dropout": 0.0},
         generate_validation={"steps": 2, "batch": 2},
     )
-    train_controlnet.check_embedding([8, 8, 16, 16], base)
-    controlnet = new_controlnet(base.unet, [8, 8, 16, 16], 0)
+    student = new_student(base, small.train_controlnet)
     masks = np.full((2, 64, 64), 5, np.uint8)
-    rows = {"mean": torch.zeros(2, 4, 8, 8), "std": torch.ones(2, 4, 8, 8)}
-    rows["text"] = embed(base, ["Aerial view of France.", "France."])
+    rows = {"mean": torch.zeros(2, 1, 4, 8, 8), "std": torch.ones(2, 1, 4, 8, 8)}
+    rows["text"] = embed(base, ["Aerial view of France.", "France."])[:, None]
     encode_latents.save(LATENTS / "train-0.safetensors", rows | {"mask": torch.from_numpy(masks)})
     encode_latents.save(LATENTS / EMPTY, {"text": embed(base, [""])})
-    loss = train_controlnet.loss_of(controlnet, base, Latents(), small, step=0)
+    batch = Steps(Latents(), small.train_controlnet, (4, 8, 8), 1000)[0]
+    loss = errors_of(student, base, batch, 19, small.classes).mean()
     loss.backward()
     assert 0.1 < loss.item() < 10
+    controlnet = student.controlnet
     split = Split(["000001", "000002"], np.zeros((2, 64, 64, 3), np.uint8), masks, ["France."] * 2)
-    images = generate(base, controlnet.eval(), split, small.generate_validation)
+    images = generate(base, controlnet.eval(), split, small.generate_validation, small.classes)
     assert images.shape == (2, 64, 64, 3) and images.std() > 0
 
 

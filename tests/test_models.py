@@ -10,11 +10,11 @@ from diffusers import DDPMScheduler
 from aerialdreams.dataset import Split
 from aerialdreams.diffusion import (
     Base,
+    condition_of,
     draw_noise,
     generate,
     load_base,
     new_controlnet,
-    one_hot,
     target_of,
 )
 from aerialdreams.errors import UserError
@@ -44,9 +44,13 @@ def base(params: Params) -> Base:
     ).to(device)
 
 
-def test_one_hot_is_the_mask() -> None:
-    mask = np.array([[[1, 19], [7, 7]]], np.uint8)
-    planes = one_hot(mask)
+def test_conditions_are_the_mask(params: Params) -> None:
+    mask = torch.tensor([[[1, 19], [7, 7]]], dtype=torch.uint8)
+    colour = condition_of(mask, 3, params.classes)
+    assert colour.shape == (1, 3, 2, 2)
+    assert (colour[0, :, 0, 0] * 255).tolist() == pytest.approx([0xDB, 0x0E, 0x9A])
+    assert colour[0, :, 0, 1].tolist() == [0, 0, 0]
+    planes = condition_of(mask, 19, params.classes)
     assert planes.shape == (1, 19, 2, 2)
     assert (planes.argmax(1) + 1).tolist() == mask.tolist()
     assert planes.sum() == 4
@@ -62,6 +66,8 @@ def test_noise_is_a_function_of_seed_step_and_place() -> None:
     noise, times = draw_noise(1, 2, (4, 3, 2, 2), 1000)
     again, _ = draw_noise(1, 2, (2, 3, 2, 2), 1000)
     assert torch.equal(noise[:2], again)
+    rest, late = draw_noise(1, 2, (2, 3, 2, 2), 1000, first=2)
+    assert torch.equal(noise[2:], rest) and torch.equal(times[2:], late)
     assert not torch.equal(noise[0], noise[1])
     assert times.min() >= 0 and times.max() < 1000
 
@@ -85,18 +91,22 @@ def test_a_tokenizer_of_our_own(base: Base) -> None:
     assert base.tokenizer.model_max_length == 77
 
 
-def test_an_untrained_controlnet_changes_nothing(base: Base, params: Params) -> None:
+@pytest.mark.parametrize("condition", ["one_hot", "colours"])
+def test_an_untrained_controlnet_changes_nothing(
+    condition: str, base: Base, params: Params
+) -> None:
     """What evaluation calls `untrained`, the base model alone, is what a new ControlNet gives."""
-    controlnet = new_controlnet(base.unet, params.train_controlnet.embedding_channels, 3).eval()
+    channels = params.train_controlnet.embedding_channels
+    controlnet = new_controlnet(base.unet, channels, condition, 3).eval()
     settings = params.generate_validation.model_copy(update={"steps": 2})
     masks = np.full((2, 64, 64), 5, np.uint8)
     batch = Split(["000001", "000002"], np.zeros((2, 64, 64, 3), np.uint8), masks, CAPTIONS)
-    untrained = generate(base, controlnet, batch, settings)
+    untrained = generate(base, controlnet, batch, settings, params.classes)
     assert untrained.shape == (2, 64, 64, 3)
-    assert np.array_equal(untrained, generate(base, None, batch, settings))
+    assert np.array_equal(untrained, generate(base, None, batch, settings, params.classes))
     # An image is its patch's own, wherever it stands in a batch.
     turned = Split(batch.patch_ids[::-1], batch.images, masks, CAPTIONS[::-1])
-    assert np.array_equal(untrained[::-1], generate(base, None, turned, settings))
+    assert np.array_equal(untrained[::-1], generate(base, None, turned, settings, params.classes))
 
 
 def test_a_base_model_survives_its_folder(base: Base, tmp_path: Path) -> None:

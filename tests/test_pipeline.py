@@ -25,6 +25,7 @@ PLUMBING = {
     "files",
     "parallel",
     "params",
+    "processes",
     "progress",
     "stage",
     "tracking",

@@ -1,18 +1,21 @@
 """MLflow: params and hashes on the training's run, and an evaluation that finds it by content."""
 
+import os
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from aerialdreams.errors import WorkError
+from aerialdreams import tracking
 from aerialdreams.files import path_md5
 from aerialdreams.params import Params, flatten
 from aerialdreams.tracking import (
     CONTROLNET_TAG,
     EXPERIMENT,
+    MODEL,
     flatten_numbers,
     log_evaluation,
+    register_model,
     training_run,
 )
 
@@ -31,33 +34,71 @@ def test_a_run_from_training_to_evaluation(
     data.mkdir()
     (data / "a.txt").write_text("a")
     kept = workdir / "kept.run"
-    with pytest.raises(KeyboardInterrupt), training_run(params, [Path("data")], kept) as (c, run):
-        c.log_metric(run, "loss", 2.0, step=1)
+    with pytest.raises(KeyboardInterrupt), training_run(params, [Path("data")], kept) as run:
+        run.metrics(1, {"loss": 2.0})
+        run.metrics(2, {"loss": 1.5})
         raise KeyboardInterrupt
-    assert store.get_run(run).info.status == "KILLED"
+    assert run.id is not None
+    assert store.get_run(run.id).info.status == "KILLED"
 
-    with training_run(params, [Path("data")], kept) as (client, resumed):
-        assert resumed == run  # an interrupted training goes on in its own run
-        client.log_metric(run, "loss", 1.0, step=2)
-        client.set_tag(run, CONTROLNET_TAG, "abc.dir")
+    with training_run(params, [Path("data")], kept) as resumed:
+        resumed.metrics(2, {"loss": 1.5})  # done again after the last checkpoint
+        resumed.metrics(3, {"loss": 1.0})
+        model = workdir / "models/controlnet"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+        register_model(resumed, model, "abc.dir")
+    assert resumed.id == run.id  # an interrupted training goes on in its own run
     assert not kept.exists()
     picture = workdir / "sheet.png"
     picture.write_bytes(b"x")
-    assert log_evaluation("abc.dir", {"validation.generated.miou": 0.4}, [picture]) == run
+    numbers = {"validation.generated.miou": 0.4}
+    assert log_evaluation("abc.dir", numbers, [picture]) == run.id
 
-    found = store.get_run(run)
+    found = store.get_run(run.id)
     assert found.info.status == "FINISHED"
-    assert found.data.metrics == {"loss": 1.0, "validation.generated.miou": 0.4}
+    points = [(p.step, p.value) for p in store.get_metric_history(run.id, "loss")]
+    assert points == [(1, 2.0), (2, 1.5), (3, 1.0)]
+    assert found.data.metrics["validation.generated.miou"] == 0.4
     assert found.data.tags["md5.data"] == path_md5(Path("data"))
     assert found.data.params == {key: str(value) for key, value in flatten(params).items()}
+    (used,) = found.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("data", path_md5(Path("data")))
     assert (workdir / "mlartifacts").is_dir()
-    assert [item.path for item in store.list_artifacts(run, "evaluation")] == [
+    assert [item.path for item in store.list_artifacts(run.id, "evaluation")] == [
         "evaluation/sheet.png"
     ]
+    (version,) = store.search_model_versions(f"name = '{MODEL}'")
+    assert version.run_id == run.id
+    assert version.tags == {CONTROLNET_TAG: "abc.dir", "validation.generated.miou": "0.4"}
+    assert [item.path for item in store.list_artifacts(run.id, "controlnet")] == [
+        "controlnet/config.json"
+    ]
+
+
+def test_a_store_that_a_kill_left_half_made_is_not_met(
+    store: mlflow.MlflowClient, workdir: Path
+) -> None:
+    """MLflow's tables are made beside their place; what a kill leaves there is of no matter."""
+    (workdir / f"mlflow.db.{os.getpid()}.partial").write_bytes(b"half")
+    assert log_evaluation("abc", {"n": 1}, []) is not None
+    assert [path.name for path in workdir.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_a_failed_training_is_marked(
+    store: mlflow.MlflowClient, workdir: Path, params: Params
+) -> None:
+    kept = workdir / "kept.run"
+    with pytest.raises(ValueError), training_run(params, [], kept) as run:
+        raise ValueError
+    assert run.id is not None
+    assert store.get_run(run.id).info.status == "FAILED"
+    assert kept.exists()  # the next try goes on in it
 
 
 def test_a_model_without_a_run_gets_one(store: mlflow.MlflowClient) -> None:
     run = log_evaluation("unknown.dir", {"n": 1}, [])
+    assert run is not None
     assert store.get_run(run).data.tags[CONTROLNET_TAG] == "unknown.dir"
     assert log_evaluation("unknown.dir", {"n": 2}, []) == run
     experiment = store.get_experiment_by_name(EXPERIMENT)
@@ -65,12 +106,46 @@ def test_a_model_without_a_run_gets_one(store: mlflow.MlflowClient) -> None:
     assert len(store.search_runs([experiment.experiment_id])) == 1
 
 
-def test_a_store_that_cannot_be_reached_is_named(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_is_down_stops_nothing(
+    workdir: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
-    with pytest.raises(WorkError, match="MLFLOW_TRACKING_URI=nonsense://here"):
-        log_evaluation("abc", {}, [])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "PATIENCE", 2.0)
+    with training_run(params, [], workdir / "kept.run") as run:
+        run.metrics(1, {"loss": 2.0})
+    told = capsys.readouterr().err
+    assert "MLflow at http://127.0.0.1:9: the work goes on, the store does not answer" in told
+    assert "entries could not be stored and are lost" in told
+    assert log_evaluation("abc", {"n": 1}, []) is None
+
+
+def test_a_store_that_comes_back_gets_what_waited(
+    store: mlflow.MlflowClient,
+    workdir: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connect, tries = tracking._connect, []
+
+    def down_twice() -> tuple[mlflow.MlflowClient, str]:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError("refused")
+        return connect()
+
+    monkeypatch.setattr(tracking, "_connect", down_twice)
+    monkeypatch.setattr(tracking, "PAUSES", (0.1,))
+    with training_run(params, [], workdir / "kept.run") as run:
+        for step in range(1, 6):
+            run.metrics(step, {"loss": 1 / step})
+    assert run.id is not None
+    assert [p.step for p in store.get_metric_history(run.id, "loss")] == [1, 2, 3, 4, 5]
+    told = capsys.readouterr().err
+    assert told.count("does not answer: refused") == 1 and "answers again" in told
 
 
 def test_only_numbers_are_metrics() -> None:

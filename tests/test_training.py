@@ -4,19 +4,22 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from aerialdreams.curves import Bands, LossCurve
 from aerialdreams.errors import WorkError
 from aerialdreams.training import (
+    WAYS,
     Checkpoint,
-    LossCurve,
     draw_batch,
     drop_captions,
     scheduled_rate,
     set_up_torch,
     take_step,
     training_steps,
+    turned,
 )
 
 
@@ -39,6 +42,16 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == rates[9] == 1.0
     assert rates[99] < 0.02
+    assert scheduled_rate(99, 100, 1.0, 10, "constant") == 1.0
+
+
+def test_a_square_has_eight_positions() -> None:
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    seen = [turned(picture, way) for way in range(WAYS)]
+    assert len({view.tobytes() for view in seen}) == WAYS
+    assert np.array_equal(seen[0], picture)
+    assert np.array_equal(seen[1], picture.transpose(1, 0, 2)[::-1])  # a quarter to the left
+    assert np.array_equal(seen[4], picture[:, ::-1])  # mirrored, left to right
 
 
 def train(
@@ -104,6 +117,15 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="ControlNet: the loss is nan at step 50; lower"):
         for _ in range(60):
             losses.add(torch.tensor(float("nan")))
+
+
+def test_errors_by_band_of_timesteps() -> None:
+    bands = Bands(1000, torch.device("cpu"))
+    bands.add(torch.tensor([0, 249, 250, 999]), torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    bands.add(torch.tensor([100]), torch.tensor([5.0]))
+    means = {"loss_t000_249": 3.0, "loss_t250_499": 5.0, "loss_t750_999": 7.0}
+    assert bands.take(lambda sums: sums) == means
+    assert bands.take(lambda sums: sums) == {}
 
 
 def test_means_cover_every_step() -> None:

@@ -1,0 +1,217 @@
+"""train-controlnet against diffusers' own train_controlnet.py: samples per second, peak memory.
+
+Usage   python -m benchmarks.train_speed --peer PATH [--steps N] [--rounds N] [--keep FOLDER]
+PATH is examples/controlnet/train_controlnet.py of diffusers' repository, which needs tensorboard
+(and torchvision's transforms, which stand in here by Pillow where it is not installed). Run where
+`dvc repro encode-latents` has been: model, data, batch and precision are those of params.yaml, for
+both. The condition is the mask's colours for both, for the peer knows no other. Each runs in a
+process of its own, by turns; a step is from one AdamW.step to the next, its time their median;
+memory is the most that the process held at the last step. --keep keeps the peer's ControlNet.
+"""
+
+import argparse
+import json
+import os
+import resource
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stages  # noqa: F401  (sets the libraries' environment before they are imported)
+from aerialdreams.params import Params, load_params
+
+LINKS = ("data", "models/base", "params.yaml")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--probe", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.probe:
+        probe(words.probe, words.peer, words.steps)
+        return
+    params, found = load_params(), {"ours": [], "peer": []}  # type: ignore[var-annotated]
+    for _ in range(words.rounds):
+        for who, results in found.items():
+            results.append(run(who, words))
+    batch = params.train_controlnet.batch
+    speed = {who: batch / min(r["seconds"] for r in rs) for who, rs in found.items()}
+    memory = {who: min(r["megabytes"] for r in rs) for who, rs in found.items()}
+    for who in found:
+        print(f"{who:5} {speed[who]:7.2f} samples/s {memory[who]:8.0f} MB at most")
+    print(
+        json.dumps(
+            {
+                "ours": speed["ours"],
+                "peer": speed["peer"],
+                "ratio": speed["ours"] / speed["peer"],
+                "units": "samples/s",
+                "memory_megabytes": memory,
+                "memory_ratio": memory["ours"] / memory["peer"],
+                "steps": words.steps,
+                "slowest_over_median": {w: [r["slowest"] for r in rs] for w, rs in found.items()},
+                "versions": versions(),
+                "cores": os.cpu_count(),
+            }
+        )
+    )
+
+
+def run(who: str, words: argparse.Namespace) -> dict[str, float]:
+    """One training in a folder of its own; gives seconds a step and megabytes."""
+    root = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
+        for name in LINKS:
+            link = Path(folder) / name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to((root / name).resolve())
+        command = [sys.executable, "-m", "benchmarks.train_speed", "--probe", who]
+        command += ["--peer", str(words.peer.resolve()), "--steps", str(words.steps)]
+        paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": paths}
+        ended = subprocess.run(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        if ended.returncode:
+            sys.exit(f"{who} failed: see above")
+        if who == "peer" and words.keep:
+            (Path(folder) / "peer").rename(words.keep)
+    result: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return result
+
+
+def probe(who: str, peer: Path, steps: int) -> None:
+    """Train in this process, watched, and print a line of JSON."""
+    import torch
+
+    params, times, peaks = load_params(), [], []
+    torch.set_num_threads(params.torch_threads)
+    step = torch.optim.AdamW.step
+
+    def watched(self: Any, *words: Any, **more: Any) -> Any:
+        done = step(self, *words, **more)
+        times.append(time.perf_counter())
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        return done
+
+    torch.optim.AdamW.step = watched  # type: ignore[method-assign]
+    (run_ours if who == "ours" else run_peer)(params, peer, steps)
+    intervals = np.diff(times)[3:]  # the first ones warm up
+    median = statistics.median(intervals)
+    report = {"seconds": median, "megabytes": peaks[-1], "slowest": max(intervals) / median}
+    print(json.dumps(report))
+
+
+def run_ours(params: Params, peer: Path, steps: int) -> None:
+    """The stage as it is, without the pictures that the peer does not make."""
+    from stages import train_controlnet
+
+    values = params.model_dump()
+    values["train_controlnet"] |= {
+        "condition": "colours",
+        "steps": steps,
+        "held_out_every": steps,
+        "images_every": steps,
+        "images": 1,
+    }
+    train_controlnet.main(Params.model_validate(values))
+
+
+def run_peer(params: Params, peer: Path, steps: int) -> None:
+    """diffusers' script, with the ControlNet that ours begins with."""
+    import accelerate  # noqa: F401  (these look for torchvision, and are not to find a stand-in)
+    import datasets  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+    from diffusers import StableDiffusionControlNetPipeline, UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPTextModel  # noqa: F401
+
+    from aerialdreams.diffusion import new_controlnet
+
+    if "torchvision" not in sys.modules:
+        sys.modules["torchvision"] = transforms_by_pillow()
+    stage = params.train_controlnet
+    unet = UNet2DConditionModel.from_pretrained("models/base/unet")
+    new_controlnet(unet, stage.embedding_channels, "colours", stage.seed).save_pretrained("start")
+    words = {
+        "pretrained_model_name_or_path": "models/base",
+        "controlnet_model_name_or_path": "start",
+        "train_data_dir": "data/dataset",
+        "conditioning_image_column": "mask",
+        "caption_column": "caption",
+        "proportion_empty_prompts": stage.caption_dropout,
+        "resolution": params.image_size,
+        "train_batch_size": stage.batch,
+        "max_train_steps": steps,
+        "checkpointing_steps": 10 * steps,
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler": stage.schedule,
+        "lr_warmup_steps": stage.warmup,
+        "mixed_precision": "no" if stage.precision == "fp32" else stage.precision,
+        "output_dir": "peer",
+        "cache_dir": "cache",
+        "seed": stage.seed,
+    }
+    sys.argv = [str(peer), *(f"--{key}={value}" for key, value in words.items())]
+    torch.set_num_threads(params.torch_threads)
+    runpy.run_path(str(peer), run_name="__main__")
+
+
+def transforms_by_pillow() -> types.ModuleType:
+    """The four of torchvision's transforms that the peer asks for; they use Pillow as well."""
+    import torch
+    from PIL import Image
+
+    size_of = {"BILINEAR": Image.Resampling.BILINEAR}
+
+    def resize(size: int, interpolation: Any) -> Any:
+        return lambda image: image.resize((size, size), interpolation)
+
+    def to_tensor() -> Any:
+        return lambda image: (
+            torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        )
+
+    def compose(steps: list[Any]) -> Any:
+        def all_steps(image: Any) -> Any:
+            for step in steps:
+                image = step(image)
+            return image
+
+        return all_steps
+
+    module, transforms = types.ModuleType("torchvision"), types.ModuleType("transforms")
+    vars(transforms).update(
+        Compose=compose,
+        Resize=resize,
+        CenterCrop=lambda size: lambda image: image,  # square already
+        ToTensor=to_tensor,
+        Normalize=lambda mean, std: lambda tensor: (tensor - mean[0]) / std[0],
+        InterpolationMode=types.SimpleNamespace(**size_of),
+    )
+    vars(module).update(transforms=transforms)
+    return module
+
+
+def versions() -> dict[str, str]:
+    """Of what both train with."""
+    import diffusers
+    import torch
+
+    return {"torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""train-controlnet, small: killed, in several processes, with and without a cache; its result."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from aerialdreams.classes import palette
+from aerialdreams.dataset import DATASET
+from aerialdreams.diffusion import BASE, CONTROLNET, load_base
+from aerialdreams.errors import UserError
+from aerialdreams.files import path_md5
+from aerialdreams.latents import Latents, Pictures, Steps
+from aerialdreams.params import Params, load_params
+from aerialdreams.student import new_student, weights_of
+from aerialdreams.tiny_base import new_text_encoder, new_tokenizer, new_unet, new_vae
+from aerialdreams.training import set_up_torch
+from stages import encode_latents, train_controlnet
+from stages.dataset import FEATURES
+from tests.conftest import ROOT
+
+SMALL: dict[str, Any] = {
+    "image_size": 32,
+    "torch_threads": 1,
+    "runtime": {"checkpoint_every": 4},
+    "base_model": {"tiny": {"vae": {"channels": [8, 16]}, "unet": {"channels": [16, 24]}}},
+    "encode_latents": {"turns": True, "held_out": 3},
+    "train_controlnet": {
+        "embedding_channels": [8, 16],
+        "steps": 24,
+        "batch": 4,
+        "warmup": 4,
+        "log_every": 1,
+        "held_out_every": 8,
+        "images_every": 12,
+        "images": 2,
+    },
+    "generate_validation": {"steps": 2},
+}
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return values | {
+        key: merged(values[key], value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `prepare`; made once."""
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+def prepare(folder: Path) -> Path:
+    """Put 12 train and 4 validation patches of noise, a base of noise and latents into a folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        params = Params.model_validate(merged(values, SMALL))
+        draw = np.random.default_rng(0)
+        for split, count in (("train", 12), ("validation", 4)):
+            write_patches(split, count, draw, params)
+        write_base(params)
+        set_up_torch(1)
+        encode_latents.main(params)
+        # Made once: MLflow takes seconds to build its tables.
+        mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def write_patches(split: str, count: int, draw: np.random.Generator, params: Params) -> None:
+    """Shards of pictures and masks of squares; every patch has two captions."""
+    (DATASET / "data").mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    for number in range(count):
+        squares = draw.integers(1, 20, (8, 8), np.uint8).repeat(64, 0).repeat(64, 1)
+        mask = Image.fromarray(squares)
+        mask.putpalette(palette(params.classes))
+        rows["mask"].append(mask)
+        rows["image"].append(Image.fromarray(draw.integers(0, 256, (512, 512, 3), np.uint8)))
+        rows["captions"].append([f"Aerial view of {number}.", f"Number {number} from above."])
+        rows["caption"].append(rows["captions"][-1][0])
+        rows["patch_id"].append(f"{number:06d}")
+        for name in ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date"):
+            rows[name].append(None)
+    for part in range(0, count, 6):
+        some = {name: values[part : part + 6] for name, values in rows.items()}
+        path = DATASET / f"data/{split}-{part // 6:05d}-of-{-(-count // 6):05d}.parquet"
+        Dataset.from_dict(some, features=FEATURES).to_parquet(path)
+
+
+def write_base(params: Params) -> None:
+    """The tiny base with random weights, in diffusers' layout."""
+    tiny = params.base_model.tiny
+    tokenizer = new_tokenizer(["Aerial view of 0. Number 1 from above."], tiny.text)
+    StableDiffusionPipeline(
+        vae=new_vae(tiny, 32),
+        text_encoder=new_text_encoder(tiny, len(tokenizer)),
+        tokenizer=tokenizer,
+        unet=new_unet(tiny, 16),
+        scheduler=DDPMScheduler(
+            prediction_type=tiny.unet.prediction, clip_sample=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(BASE)
+    (BASE / "source.json").write_text('{"source": "tiny", "license": "other"}')
+
+
+@pytest.fixture
+def place(prepared: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to train in, on what is prepared."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return new_place(prepared, workdir)
+
+
+def new_place(prepared: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "models").mkdir()
+    (folder / "data").symlink_to(prepared / "data")
+    (folder / BASE).symlink_to(prepared / BASE)
+    shutil.copy(prepared / "mlflow.db", folder)
+    return folder
+
+
+def settle(folder: Path, **changes: Any) -> Params:
+    """Write params.yaml with the small values and these of train_controlnet; gives the params."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    runtime = {key: changes.pop(key) for key in ("loaders",) if key in changes}
+    values = merged(merged(values, SMALL), {"train_controlnet": changes, "runtime": runtime})
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_params(folder / "params.yaml")
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TR")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "stages.train_controlnet"]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(folder: Path) -> str:
+    """Train to the end; gives the hash of the model."""
+    process = start(folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert not list((folder / "scratch").glob("*.pt"))
+    return path_md5(folder / CONTROLNET)
+
+
+def curve(folder: Path, name: str = "loss") -> list[float]:
+    """A curve in MLflow, point by point."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("aerialdreams")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    points = client.get_metric_history(run.info.run_id, name)
+    assert [p.step for p in points] == sorted({p.step for p in points})  # each once, in order
+    return [p.value for p in points]
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+EVERYTHING = {
+    "augment": True,
+    "ema_decay": 0.9,
+    "min_snr_gamma": 5.0,
+    "unlock_decoder": 10,
+    "accumulation": 2,
+}
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    whole, killed = (new_place(prepared, tmp_path / name) for name in ("whole", "killed"))
+    for folder in (whole, killed):
+        settle(folder, **EVERYTHING)
+    undisturbed = finish(whole)
+    draw = random.Random(0)
+    for number, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
+        process = start(killed)
+        states = killed / "scratch"
+        before = {path: path.stat().st_mtime_ns for path in states.glob("*.pt")}
+        wait_for(
+            lambda states=states, before=before: any(  # type: ignore[misc]
+                before.get(path) != path.stat().st_mtime_ns for path in states.glob("*.pt")
+            ),
+            process,
+        )
+        time.sleep(draw.uniform(0, 0.3))
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+        if how == signal.SIGTERM:
+            assert process.returncode == 3, errors
+            assert "goes on from what is saved" in errors
+        assert not (killed / CONTROLNET).exists(), number
+    assert finish(killed) == undisturbed
+    for name in ("controlnet.csv", "controlnet_held_out.csv"):
+        assert (killed / "metrics" / name).read_text() == (whole / "metrics" / name).read_text()
+    assert curve(killed) == curve(whole)
+    assert len(curve(whole)) == 24
+    assert curve(killed, "held_out_loss") == curve(whole, "held_out_loss")
+    # The UNet's decoder was trained with it, its encoder was not.
+    base = load_base(whole / BASE).unet.state_dict()
+    trained = torch.nn.Module.state_dict(
+        type(load_base(whole / BASE).unet).from_pretrained(whole / CONTROLNET / "unet")
+    )
+    changed = {name.split(".")[0] for name in base if not torch.equal(base[name], trained[name])}
+    assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
+
+
+def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
+    one, two = (new_place(prepared, tmp_path / name) for name in ("one", "two"))
+    settle(one, steps=50)
+    settle(two, steps=50, processes=2)
+    finish(one)
+    process = start(two)  # stopped once on the way, as where a machine is taken away
+    wait_for(lambda: any((two / "scratch").glob("*.pt")), process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 3
+    finish(two)
+    assert len(curve(two)) == 50
+    assert curve(two) == pytest.approx(curve(one), rel=1e-5)
+    assert curve(two, "loss_t000_249") == pytest.approx(curve(one, "loss_t000_249"), rel=1e-5)
+
+
+def trained(folder: Path, **changes: Any) -> list[float]:
+    """Losses of a training in this process, step by step."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # one a process, in the real thing
+    training = train_controlnet.Training(settle(folder, **changes))
+    training.train(None)
+    training.checkpoint.remove()
+    return [float(loss) for loss in training.losses.values]
+
+
+def test_with_and_without_a_cache_losses_are_equal(place: Path) -> None:
+    cached = trained(place, augment=True)
+    assert trained(place, augment=True, latent_cache=False) == pytest.approx(cached, rel=1e-4)
+    assert trained(place) != pytest.approx(cached, rel=1e-2)  # it does turn
+
+
+def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
+    plain = trained(place)
+    assert trained(place, loaders=2) == plain
+    assert trained(place, accumulation=4) == pytest.approx(plain, rel=1e-5)
+    assert trained(place, gradient_checkpointing=True) == pytest.approx(plain, rel=1e-5)
+    assert trained(place, attention="plain") == pytest.approx(plain, rel=1e-4)
+    assert trained(place, precision="bf16") == pytest.approx(plain, rel=0.05)
+
+
+def test_samples_are_functions_of_the_step(place: Path) -> None:
+    params = settle(place, augment=True)
+    settings = params.train_controlnet
+    whole = Steps(Latents(), settings, (4, 16, 16), 1000)
+    halves = [Steps(Latents(), settings, (4, 16, 16), 1000, rank, 2) for rank in (0, 1)]
+    for step in (0, 7, 100):
+        batch, parts = whole[step], [half[step] for half in halves]
+        for name, tensor in batch.items():
+            assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
+    # A turned mask is its turned image's: both come from the same patch, by another way.
+    pictures = Steps(Pictures("train", 32, load_base().tokenizer), settings, (4, 16, 16), 1000)
+    assert torch.equal(pictures[3]["mask"], whole[3]["mask"])
+
+
+def test_the_result_is_used_as_its_card_says(place: Path) -> None:
+    for condition in ("one_hot", "colours"):
+        params = settle(place, condition=condition, steps=4)
+        said = train_controlnet.main(params)
+        assert re.search(r"trained for 4 steps of 4 on 12 patches, loss \d\.\d+, held out \d", said)
+        controlnet = ControlNetModel.from_pretrained(CONTROLNET)
+        assert controlnet.config["conditioning_channels"] == (19 if condition == "one_hot" else 3)
+        assert [p.name for p in CONTROLNET.glob("*.safetensors")] == [
+            "diffusion_pytorch_model.safetensors"
+        ]
+        card = (CONTROLNET / "README.md").read_text()
+        for words in ("Licence Ouverte 2.0", "ODbL 1.0", path_md5(DATASET), "learning_rate"):
+            assert words in card
+        mask = Image.fromarray(np.full((64, 64), 5, np.uint8))
+        mask.putpalette(palette(params.classes))
+        mask.save("mask.png")
+        (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        exec(code, {})
+        with Image.open("photograph.png") as image:
+            assert image.size == (32, 32)
+
+
+def test_min_snr_weighs_by_noise(place: Path) -> None:
+    base = load_base()
+    times = torch.tensor([0, 500, 999])
+    alphas = base.scheduler.alphas_cumprod[times]
+    snr = alphas / (1 - alphas)
+    expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)  # it predicts velocity
+    assert weights_of(base, times, 5.0).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    base.scheduler.register_to_config(prediction_type="epsilon")
+    assert weights_of(base, times, 5.0).tolist() == pytest.approx(
+        (torch.minimum(snr, torch.tensor(5.0)) / snr).tolist(), rel=1e-4
+    )
+    assert weights_of(base, times, 0).tolist() == [1, 1, 1]
+
+
+def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
+    params = settle(place, steps=4)
+    train_controlnet.main(params)
+    CONTROLNET.rename("models/first")
+    folder = {"folder": "models/first", "md5": ""}
+    with pytest.raises(UserError, match=r"warm_start\.md5: is ''; models/first has \w+\.dir; put"):
+        train_controlnet.main(settle(place, warm_start=folder))
+    folder["md5"] = path_md5(Path("models/first"))
+    with pytest.raises(UserError, match=r"models/first: is a ControlNet of another make "):
+        train_controlnet.main(settle(place, warm_start=folder, condition="colours"))
+    student = new_student(load_base(), settle(place, warm_start=folder).train_controlnet)
+    first = ControlNetModel.from_pretrained("models/first").state_dict()
+    warm = student.controlnet.state_dict()
+    assert all(torch.equal(first[name], warm[name]) for name in first)
+
+
+def test_a_checkpoint_of_another_experiment_is_left_alone(place: Path) -> None:
+    whole = trained(place, learning_rate=0.001)
+    training = train_controlnet.Training(settle(place))
+    training.checkpoint.save(20)
+    assert trained(place, learning_rate=0.001) == whole
+    assert training.checkpoint.path.exists()
+
+
+def test_the_embedding_must_fit_the_base(place: Path) -> None:
+    with pytest.raises(UserError, match=r"embedding_channels: 3 widths; .* asks for 2"):
+        train_controlnet.main(settle(place, embedding_channels=[8, 16, 16]))
+
+
+def test_a_wrong_number_of_processes_is_named(place: Path) -> None:
+    settle(place, processes=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "stages.train_controlnet"],
+        cwd=place,
+        env=environment() | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert "train_controlnet.processes: is 2, and 1 were started; set it to 1" in ended.stderr
+
+
+def test_what_mlflow_shows(place: Path) -> None:
+    finish_params = settle(place)
+    train_controlnet.main(finish_params)
+    client = mlflow.MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'aerialdreams-controlnet'")
+    run = client.get_run(version.run_id)
+    curves = {"loss", "learning_rate", "gradient_norm", "samples_per_second", "memory_megabytes"}
+    assert curves | {"held_out_loss", "loss_t750_999"} <= set(run.data.metrics)
+    assert run.data.metrics["samples_per_second"] > 0 and run.data.metrics["gradient_norm"] > 0
+    digests = {used.dataset.name: used.dataset.digest for used in run.inputs.dataset_inputs}
+    assert digests["dataset"] == path_md5(DATASET)
+    assert version.tags["md5.models/controlnet"] == path_md5(CONTROLNET)
+    files = {Path(item.path).name for item in client.list_artifacts(version.run_id, "controlnet")}
+    assert {"config.json", "README.md", "diffusion_pytorch_model.safetensors"} <= files
+    assert json.loads((CONTROLNET / "config.json").read_text())["conditioning_channels"] == 19
