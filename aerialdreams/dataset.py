@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 DATASET = Path("data/dataset")
-COLUMNS = ["patch_id", "image", "mask", "caption", "captions"]  # what models learn from
+# What models learn from, and where it lies.
+COLUMNS = [
+    *("patch_id", "image", "mask", "caption", "captions"),
+    *("domain", "zone", "origin_x", "origin_y"),
+]
 
 
 class Patch(NamedTuple):
@@ -32,6 +36,9 @@ class Patch(NamedTuple):
     mask: NDArray[np.uint8]  # class ids, (512, 512)
     caption: str
     captions: list[str]  # its variants, one of each template
+    domain: str
+    zone: str
+    origin: tuple[float, float]  # north-west corner in EPSG:2154, metres
 
 
 class Split(NamedTuple):
@@ -65,6 +72,11 @@ def read_patches(split: str) -> Iterator[Patch]:
         yield from read_shard(path)
 
 
+def count_patches(split: str) -> int:
+    """How many patches a split has."""
+    return sum(pq.ParquetFile(path).metadata.num_rows for path in shards(split))
+
+
 def read_shard(path: Path) -> Iterator[Patch]:
     """The patches of one shard; see `read_patches`."""
     for row in _rows(path):
@@ -76,9 +88,27 @@ def read_captions(path: Path) -> list[str]:
     return [caption for row in _rows(path, ["captions"]) for caption in row["captions"]]
 
 
+def read_zones(split: str) -> dict[tuple[str, str], list[str]]:
+    """The patch ids of each (domain, zone) of a split; its pictures are not read."""
+    zones: dict[tuple[str, str], list[str]] = {}
+    for path in shards(split):
+        for row in _rows(path, ["patch_id", "domain", "zone"]):
+            zones.setdefault((row["domain"], row["zone"]), []).append(row["patch_id"])
+    return zones
+
+
 def _patch(row: dict[str, Any]) -> Patch:
     image, mask = decode(row["image"]), decode(row["mask"])
-    return Patch(row["patch_id"], image, mask, row["caption"], row["captions"])
+    return Patch(
+        row["patch_id"],
+        image,
+        mask,
+        row["caption"],
+        row["captions"],
+        row["domain"],
+        row["zone"],
+        (row["origin_x"], row["origin_y"]),
+    )
 
 
 def _rows(path: Path, columns: list[str] = COLUMNS) -> Iterator[dict[str, Any]]:

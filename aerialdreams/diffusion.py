@@ -1,8 +1,9 @@
 """Latent diffusion as the pipeline's stages share it, on diffusers' models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
@@ -214,22 +217,30 @@ def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, times: T
             raise UserError(f"{BASE}/scheduler: prediction_type {other!r} is not known")
 
 
+class Order(NamedTuple):
+    """An image that is asked for."""
+
+    name: str  # with the seed, it decides the noise that the image begins with
+    mask: NDArray[np.uint8]  # class ids, (size, size), at the image's size
+    prompt: str
+
+
 @torch.no_grad()
 def generate(
     base: Base,
     controlnet: ControlNetModel | None,
-    batch: Split,
+    orders: Sequence[Order],
     settings: GenerateValidation,
     classes: list[LandCoverClass],
 ) -> NDArray[np.uint8]:
-    """Images for a batch of masks, by diffusers' own pipelines with DDIM.
+    """Images for a batch of masks, by diffusers' own pipelines.
 
     Args:
         base: the base model.
         controlnet: what makes it follow the masks. None is a ControlNet before its first step: its
             outputs are all zero then (Zhang et al. 2023), which leaves the base model alone.
-        batch: masks, captions, and the patch ids that with the seed decide each image's noise.
-        settings: seed, steps, guidance and conditioning scale.
+        orders: masks of one size, with their prompts.
+        settings: seed, scheduler, steps, guidance, negative prompt and conditioning scale.
         classes: the class table.
 
     Returns:
@@ -240,30 +251,50 @@ def generate(
         "text_encoder": base.text_encoder,
         "tokenizer": base.tokenizer,
         "unet": base.unet,
-        # No noise is drawn after the first; "trailing" begins at pure noise, as training does.
-        "scheduler": DDIMScheduler.from_config(base.scheduler.config, timestep_spacing="trailing"),
+        "scheduler": sampler(base, settings.scheduler),
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
     }
-    size = batch.masks.shape[1]
+    masks = np.stack([order.mask for order in orders])
     if controlnet is None:
-        pipeline, condition = StableDiffusionPipeline(**parts), {"height": size, "width": size}
+        pipeline = StableDiffusionPipeline(**parts)
+        condition: dict[str, Any] = {"height": masks.shape[1], "width": masks.shape[2]}
     else:
         pipeline = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
+        planes = controlnet.config["conditioning_channels"]
         condition = {
-            "image": condition_of(
-                torch.from_numpy(batch.masks), controlnet.config["conditioning_channels"], classes
-            ),
+            "image": condition_of(torch.from_numpy(masks), planes, classes),
             "controlnet_conditioning_scale": settings.conditioning_scale,
         }
     pipeline.set_progress_bar_config(disable=True)
+    if settings.guidance > 1:
+        condition["negative_prompt"] = [settings.negative_prompt] * len(orders)
     images: NDArray[np.float32] = pipeline(
-        prompt=batch.captions,
-        generator=[generator(settings.seed, "image", patch_id) for patch_id in batch.patch_ids],
+        prompt=[order.prompt for order in orders],
+        generator=[generator(settings.seed, "image", order.name) for order in orders],
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance,
         output_type="np",
         **condition,
     ).images
     return np.rint(images * 255).astype(np.uint8)
+
+
+def sampler(base: Base, name: str) -> Any:
+    """One of diffusers' samplers, for the base's schedule of noise.
+
+    None of them draws noise after the first; "trailing" begins at pure noise, as training does
+    (Lin et al. 2024, arXiv 2305.08891).
+    """
+    kinds = {
+        "ddim": DDIMScheduler,
+        "dpm++": DPMSolverMultistepScheduler,
+        "unipc": UniPCMultistepScheduler,
+    }
+    return kinds[name].from_config(base.scheduler.config, timestep_spacing="trailing")
+
+
+def orders_of(split: Split) -> list[Order]:
+    """A split's masks with their captions, each patch's image its own."""
+    return [Order(*row) for row in zip(split.patch_ids, split.masks, split.captions, strict=True)]

@@ -5,5 +5,5 @@ from pathlib import Path
 GENERATED = Path("data/generated")
 MANIFEST = "manifest.json"
 HELD_OUT = ("validation", "test")
-# Folders of a split: by the trained ControlNet, and by the same before its first step.
+# Folders of a split that are judged: by the ControlNet, and by the same before its first step.
 SOURCES = ("generated", "untrained")

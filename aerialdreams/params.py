@@ -50,6 +50,7 @@ class Runtime(_Group):
     scheduler: str = Field(pattern=r"^((tcp|tls|ws|wss)://.+)?$")
     checkpoint_every: int = Field(ge=1)
     loaders: int = Field(ge=0)
+    processes: int = Field(ge=1)
 
 
 class Sample(_Group):
@@ -227,11 +228,24 @@ class TrainControlnet(_Group):
 
 class GenerateValidation(_Group):
     seed: Seed
+    samples: int = Field(ge=1)
+    styles: list[Annotated[str, Field(min_length=1)]]
+    negative_prompt: str
+    scheduler: Literal["ddim", "dpm++", "unipc"]
     steps: Steps
     guidance: float = Field(ge=1)
     conditioning_scale: float = Field(ge=0)
     batch: Batch
+    geotiff: bool
     grid_rows: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _guided(self) -> "GenerateValidation":
+        if self.negative_prompt and self.guidance == 1:
+            raise ValueError(
+                "negative_prompt: has no effect with guidance 1; raise it, or empty it"
+            )
+        return self
 
 
 class EvaluateFid(_Group):

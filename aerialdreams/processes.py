@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from aerialdreams.errors import FAILED, INTERRUPTED, UserError
+from aerialdreams.errors import FAILED, INTERRUPTED
 
 STOP_PATIENCE = 120  # seconds that processes have to end their step and save
 
@@ -52,20 +52,12 @@ class Team:
 ALONE = Team()
 
 
-def team_up(wanted: int, count: int) -> Team:
+def team_up(count: int) -> Team:
     """This process's place among those that were started.
 
     Args:
-        wanted: train_controlnet.processes.
         count: how many accelerate says there are.
-
-    Raises:
-        UserError: their number is not the one in params.yaml, on which sums depend.
     """
-    if count != wanted:
-        raise UserError(
-            f"train_controlnet.processes: is {wanted}, and {count} were started; set it to {count}"
-        )
     if count == 1:
         return ALONE
     # On GPUs the default group is NCCL's: it would hold up the GPU for each flag.

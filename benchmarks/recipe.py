@@ -105,10 +105,10 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     import torch
 
     from aerialdreams.dataset import load_split
-    from aerialdreams.diffusion import generate, load_base, load_controlnet
+    from aerialdreams.diffusion import generate, load_base, load_controlnet, orders_of
     from aerialdreams.metrics import agreement, confusion
     from aerialdreams.training import set_up_torch
-    from stages.evaluate_FID import Judge, distances, features
+    from stages.evaluate_FID import Judge, Seen, distances
     from stages.train_controlnet import Training
 
     params = with_values(load_params(), VARIANTS.get(name, {}), seed, steps)
@@ -122,20 +122,24 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
             images = generate(
                 training.base,
                 training.student.controlnet,
-                real,
+                orders_of(real),
                 params.generate_validation,
                 params.classes,
             )
     else:
         assert peer is not None
         base, controlnet = load_base().to(device), load_controlnet(peer)
-        images = generate(base, controlnet, real, params.generate_validation, params.classes)
+        images = generate(
+            base, controlnet, orders_of(real), params.generate_validation, params.classes
+        )
     with torch.no_grad():
         judge = Judge(device)
         names = [land_cover.name for land_cover in params.classes]
         result = agreement(confusion(real.masks, judge.read(images)), names)
-        spaces: dict[str, Any] = {"judge": judge}
-        result |= distances(features(images, spaces, 16), features(real.images, spaces, 16))
+        made, ground = (
+            Seen(features={"judge": [judge(one).double().numpy()]}) for one in (images, real.images)
+        )
+        result |= distances(made, ground, ["judge"])
     numbers = {key: value for key, value in result.items() if isinstance(value, float)}
     place(name, seed, steps).write_text(json.dumps(numbers | {"n": len(images)}))
 

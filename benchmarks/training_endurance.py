@@ -1,4 +1,4 @@
-"""train-controlnet killed again and again, and over many steps: same bytes, flat memory, even steps?
+"""train-controlnet killed again and again, and over many steps: same bytes, flat memory?
 
 Usage   python -m benchmarks.training_endurance [--kills N] [--steps N] [--seed N]
 On the patches of noise of tests/test_train_controlnet.py. One training is killed by SIGKILL at N
@@ -13,6 +13,7 @@ import os
 import random
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def endure(folder: Path, steps: int) -> dict[str, float]:
     every = params.runtime.checkpoint_every
     quiet = [
         after - before
-        for number, (before, after) in enumerate(zip(times, times[1:], strict=False), 1)
+        for number, (before, after) in enumerate(pairwise(times), 1)
         if number % LOG_EVERY and number % every
     ]
     return {

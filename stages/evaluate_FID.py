@@ -12,6 +12,9 @@ the judge's features they are named so.
 import csv
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aerialdreams.dataset import load_some, load_split
+from aerialdreams.dataset import Patch, count_patches, in_batches, read_patches
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file, write_json
 from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
-from aerialdreams.metrics import agreement, confusion, frechet_distance, kernel_distance
+from aerialdreams.metrics import (
+    NEIGHBOURS,
+    agreement,
+    agreement_interval,
+    confusion,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_interval,
+    nearest,
+    share_error,
+)
 from aerialdreams.params import EvaluateFid, Params
-from aerialdreams.patches import read_image
+from aerialdreams.patches import read_image, resize_image, resize_mask
 from aerialdreams.progress import progress
 from aerialdreams.segmenter import SEGMENTER, Segmenter
 from aerialdreams.stage import run_stage
@@ -34,6 +48,13 @@ from aerialdreams.training import set_up_torch, to_tensor
 
 EVALUATION = Path("metrics/evaluation.json")
 NOT_COMPUTED = "not computed: no weights"
+JUDGE_DISTANCES = (
+    "judge_frechet_distance",
+    "judge_kernel_distance",
+    "judge_kernel_distance_95",
+    "judge_density",
+    "judge_coverage",
+)
 
 Images = NDArray[np.uint8]
 
@@ -118,61 +139,102 @@ def load_inception(stage: EvaluateFid, device: torch.device) -> Inception | None
     return Inception(path, device)
 
 
+@dataclass
+class Seen:
+    """What is gathered of an image set, one pass over it."""
+
+    matrices: list[NDArray[np.int64]] = field(default_factory=list)  # confusion of each image
+    features: dict[str, list[NDArray[np.float64]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def of(self, space: str) -> NDArray[np.float64]:
+        """Features of all images in a space, (images, dimensions)."""
+        return np.concatenate(self.features[space])
+
+
 @torch.no_grad()
 def evaluate(
     split: str, judge: Judge, inception: Inception | None, params: Params, names: list[str]
 ) -> dict[str, Any]:
-    """All numbers of one split."""
-    real = load_split(split, params.image_size)
-    count = len(real.patch_ids)
-    sets = {"real": real.images}
-    for source in SOURCES:
-        paths = [GENERATED / split / source / f"IMG_{number}.png" for number in real.patch_ids]
-        sets[source] = np.stack([read_image(path) for path in paths])
-    train = load_some("train", count, params.image_size).images
-
-    report: dict[str, Any] = {}
-    batch = params.evaluate_fid.batch
-    for source, images in progress(sets.items(), f"{split} judged", "sets", len(sets)):
-        seen = np.concatenate([judge.read(images[i : i + batch]) for i in range(0, count, batch)])
-        report[source] = {"n": count} | agreement(confusion(real.masks, seen), names)
+    """All numbers of one split; its images pass by in batches, only their features stay."""
     spaces: dict[str, Judge | Inception] = {"judge": judge}
     if inception:
         spaces["inception"] = inception
-    of_real = features(real.images, spaces, batch)
+    batch, size, count = params.evaluate_fid.batch, params.image_size, count_patches(split)
+    sets = {source: Seen() for source in ("real", *SOURCES)}
+    batches = in_batches(read_patches(split), batch)
+    for patches in progress(batches, f"{split} judged", "batches", -(-count // batch)):
+        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
+        for source, seen in sets.items():
+            images = np.stack([picture(split, source, patch, size) for patch in patches])
+            read = judge.read(images)
+            seen.matrices += [confusion(*pair) for pair in zip(masks, read, strict=True)]
+            for name, space in spaces.items():
+                seen.features[name].append(space(images).cpu().double().numpy())
+
+    report: dict[str, Any] = {}
+    for source, seen in sets.items():
+        matrices = np.stack(seen.matrices)
+        intervals = agreement_interval(matrices)
+        report[source] = {"n": count} | agreement(matrices.sum(0), names)
+        report[source] |= {f"{key}_95": value for key, value in intervals.items()}
+        report[source]["class_share_error"] = share_error(matrices)
+    real = sets["real"]
+    train = Seen()
+    batches = in_batches(read_patches("train"), batch)
+    total = count_patches("train")
+    for patches in progress(batches, "train seen", "batches", -(-total // batch)):
+        images = np.stack([resize_image(patch.image, size) for patch in patches])
+        for name, space in spaces.items():
+            train.features[name].append(space(images).cpu().double().numpy())
+    # As many real images of other places: no image set can be expected to come nearer.
+    spread = [number * total // count for number in range(min(count, total))]
+    floor = Seen(features={name: [train.of(name)[spread]] for name in spaces})
     for source in SOURCES:
         report[source]["miou_of_real"] = report[source]["miou"] / report["real"]["miou"]
-        report[source] |= distances(features(sets[source], spaces, batch), of_real)
-    # As many real images of other places: no image set can be expected to come nearer.
-    report["floor"] = {"n": len(train)} | distances(features(train, spaces, batch), of_real)
+        report[source] |= distances(sets[source], real, spaces)
+        # Copies of what was learnt by heart would be nearer to the train split than real ones are.
+        made, ground = sets[source].of("judge"), real.of("judge")
+        to_train = nearest(made, train.of("judge")) / nearest(ground, train.of("judge"))
+        report[source]["judge_nearest_train_of_real"] = to_train
+    report["floor"] = {"n": len(spread)} | distances(floor, real, spaces)
     return report
 
 
-@torch.no_grad()
-def features(
-    images: Images, spaces: dict[str, Judge | Inception], batch: int
-) -> dict[str, NDArray[np.float64]]:
-    """Features of all images in each space, (images, dimensions), in float64."""
-    starts = range(0, len(images), batch)
-    return {
-        name: torch.cat([space(images[i : i + batch]).cpu().double() for i in starts]).numpy()
-        for name, space in spaces.items()
-    }
+def picture(split: str, source: str, patch: Patch, size: int) -> NDArray[np.uint8]:
+    """An image of a set, RGB (size, size, 3).
+
+    Raises:
+        UserError: it is missing, damaged, or of another size than the rest.
+    """
+    if source == "real":
+        return resize_image(patch.image, size)
+    path = GENERATED / split / source / f"IMG_{patch.patch_id}.png"
+    image = read_image(path)
+    if image.shape != (size, size, 3):
+        raise UserError(
+            f"{path}: is {image.shape[1]} x {image.shape[0]}, image_size asks for {size} x {size};"
+            " `dvc repro -f generate-validation`"
+        )
+    return image
 
 
-def distances(
-    a: dict[str, NDArray[np.float64]], b: dict[str, NDArray[np.float64]]
-) -> dict[str, Any]:
-    """Fréchet and kernel distance of two image sets, by their features in each space."""
-    report: dict[str, Any] = {
-        "judge_frechet_distance": frechet_distance(a["judge"], b["judge"]),
-        "judge_kernel_distance": kernel_distance(a["judge"], b["judge"]),
-        "fid": NOT_COMPUTED,
-        "kid": NOT_COMPUTED,
-    }
-    if "inception" in a:
-        report["fid"] = frechet_distance(a["inception"], b["inception"])
-        report["kid"] = kernel_distance(a["inception"], b["inception"])
+def distances(a: Seen, real: Seen, spaces: Iterable[str]) -> dict[str, Any]:
+    """Distances of an image set to the real one, by their features in each space."""
+    made, ground = a.of("judge"), real.of("judge")
+    if min(len(made), len(ground)) <= NEIGHBOURS:
+        return dict.fromkeys(
+            (*JUDGE_DISTANCES, "fid", "kid"), f"not computed: {len(ground)} images are too few"
+        )
+    density, coverage = density_coverage(ground, made)
+    numbers = (frechet_distance(made, ground), kernel_distance(made, ground))
+    values = (*numbers, kernel_distance_interval(made, ground), density, coverage)
+    report: dict[str, Any] = dict(zip(JUDGE_DISTANCES, values, strict=True))
+    report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
+    if "inception" in spaces:
+        report["fid"] = frechet_distance(a.of("inception"), real.of("inception"))
+        report["kid"] = kernel_distance(a.of("inception"), real.of("inception"))
     return report
 
 

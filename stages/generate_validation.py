@@ -1,90 +1,213 @@
 """generate-validation: images for the masks that the model has never seen.
 
 Reads   models/controlnet/, models/base/, data/dataset/ (validation and test masks and captions)
-Writes  data/generated/{validation,test}/{generated,untrained}/IMG_nnnnnn.png, where `untrained`
-        is the ControlNet before its first step; data/generated/{validation,test}.png, a sheet of
-        masks, real and generated images; data/generated/manifest.json, what they were made with
+Writes  data/generated/{validation,test}/generated/IMG_nnnnnn.png and .tif, a GeoTIFF that lies
+        where its mask lies, and DOMAIN-ZONE.vrt, all of a zone as one; the same in sample-2/ and
+        so on, other images for the same mask, and in style-1/ and so on; untrained/, by the
+        ControlNet before its first step; masks/, the masks as GeoTIFF; {validation,test}.png, a
+        sheet of masks, real and generated images; manifest.json, what they were made with. A run
+        that was killed goes on with the images it has.
 """
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from accelerate import PartialState
+from affine import Affine
 from diffusers import ControlNetModel
+from numpy.typing import NDArray
 
-from aerialdreams.dataset import Split, in_batches, load_some, read_patches, stack
+from aerialdreams.dataset import (
+    DATASET,
+    Patch,
+    count_patches,
+    in_batches,
+    load_some,
+    read_patches,
+    read_zones,
+)
 from aerialdreams.diffusion import (
     BASE,
     CONTROLNET,
     Base,
+    Order,
     generate,
     load_base,
     load_controlnet,
     with_trained_unet,
 )
-from aerialdreams.files import path_md5, whole_folder, write_json
-from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
-from aerialdreams.params import Params
-from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT, read_image, write_image
+from aerialdreams.files import fingerprint, kept_folder, path_md5, write_json
+from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST
+from aerialdreams.params import GenerateValidation, Params
+from aerialdreams.patches import (
+    IGN_CREDIT,
+    OSM_CREDIT,
+    PIXEL,
+    SIDE,
+    read_image,
+    resize_mask,
+    write_image,
+)
 from aerialdreams.pictures import grid
+from aerialdreams.processes import launch, launched, team_up
 from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage
+from aerialdreams.rasters import LAMBERT_93, Placed, write_geotiff, write_vrt
+from aerialdreams.stage import run_stage, scratch
 from aerialdreams.training import set_up_torch
+
+CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
+
+
+class Picture(NamedTuple):
+    """An image to be made: of which patch, as which of its images."""
+
+    patch: Patch
+    folder: str  # generated, sample-2, style-1, untrained, ...
+    order: Order
 
 
 def main(params: Params) -> str:
-    device, stage = set_up_torch(params.torch_threads), params.generate_validation
-    base, controlnet = load_base().to(device), load_controlnet().to(device)
-    trained = with_trained_unet(base)
-    counts = {}
-    with whole_folder(GENERATED) as folder:
+    if params.runtime.processes > 1 and not launched():
+        launch("stages.generate_validation", params.runtime.processes)
+    set_up_torch(params.torch_threads)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    stage = params.generate_validation
+    team = team_up(state.num_processes)
+    base, controlnet = load_base().to(state.device), load_controlnet().to(state.device)
+    models = {True: (with_trained_unet(base), controlnet), False: (base, None)}
+    settings = [stage, params.image_size, params.torch_threads, params.classes]
+    inputs = [CONTROLNET, BASE, DATASET]
+    key = team.agree(fingerprint(settings, __file__, inputs) if team.first else None)
+    hashes = {"controlnet_md5": path_md5(CONTROLNET), "base_md5": path_md5(BASE)}
+    counts: dict[str, int] = {}
+    kept = scratch() / f"{GENERATED.name}.{key}"
+    with kept_folder(GENERATED, scratch(), key) if team.first else nullcontext(kept) as folder:
+        team.any(False)  # nobody begins before the first one has made the folder
         for split in HELD_OUT:
-            for source in SOURCES:
-                (folder / split / source).mkdir(parents=True)
-            counts[split] = generate_split(base, trained, controlnet, split, folder / split, params)
-            looks = load_some(split, stage.grid_rows, params.image_size)
-            paths = [folder / split / f"generated/IMG_{number}.png" for number in looks.patch_ids]
-            columns = [list(looks.images), [read_image(path) for path in paths]]
-            write_image(folder / f"{split}.png", grid(list(looks.masks), columns, params.classes))
-        manifest = {
-            "synthetic": True,
-            "controlnet_md5": path_md5(CONTROLNET),
-            "base_md5": path_md5(BASE),
-            "params": stage.model_dump(mode="json"),
-            "images": counts,
-            "credits": [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"],
-        }
-        write_json(folder / MANIFEST, manifest)
-    return f"{sum(counts.values())} masks painted ({', '.join(f'{counts[s]} {s}' for s in counts)})"
+            counts[split] = count_patches(split)
+            # A batch is the same whoever paints it: its bytes do not hang on their number.
+            batches = list_batches(split, stage, params.image_size)
+            total = -(-counts[split] * len(kinds(stage)) // stage.batch)
+            for number, batch in enumerate(
+                progress(batches, f"{split} images", "batches", total) if team.first else batches
+            ):
+                if number % team.count == team.rank:
+                    paint(folder / split, batch, models, hashes, params)
+        team.any(False)  # all are done
+        if team.first:
+            for split in HELD_OUT:
+                write_sheet(folder, split, params)
+            manifest = {
+                "synthetic": True,
+                **hashes,
+                "params": stage.model_dump(mode="json"),
+                "images": counts,
+                "credits": CREDITS,
+            }
+            write_json(folder / MANIFEST, manifest)
+            write_vrts(folder)
+    said = ", ".join(f"{counts[split]} {split}" for split in counts)
+    return f"{sum(counts.values())} masks painted ({said}), {len(kinds(stage))} images of each"
 
 
-def generate_split(
-    base: Base,
-    trained: Base,
-    controlnet: ControlNetModel,
-    split: str,
+def kinds(stage: GenerateValidation) -> list[tuple[str, int, str]]:
+    """What is made of each mask: folder, number of the sample, style."""
+    samples = [(f"sample-{n}", n, "") for n in range(2, stage.samples + 1)]
+    styles = [(f"style-{n}", 1, style) for n, style in enumerate(stage.styles, 1)]
+    return [("generated", 1, ""), *samples, *styles, ("untrained", 1, "")]
+
+
+def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[list[Picture]]:
+    """A split's images in batches of one kind each, patch by patch, read as they are needed."""
+    for patches in in_batches(read_patches(split), stage.batch):
+        for folder, sample, style in kinds(stage):
+            yield [
+                Picture(
+                    patch,
+                    folder,
+                    Order(
+                        patch.patch_id if sample == 1 else f"{patch.patch_id} {sample}",
+                        resize_mask(patch.mask, size),
+                        f"{patch.caption} {style}".strip(),
+                    ),
+                )
+                for patch in patches
+            ]
+
+
+def paint(
     folder: Path,
+    batch: list[Picture],
+    models: dict[bool, tuple[Base, ControlNetModel | None]],
+    hashes: dict[str, str],
     params: Params,
-) -> int:
-    """Write the images of all patches of a split; gives their number."""
-    stage, done = params.generate_validation, 0
-    patches = stack(read_patches(split), params.image_size)
-    batches = list(in_batches(range(len(patches.patch_ids)), stage.batch))
-    for rows in progress(batches, f"{split} images", "batches", len(batches)):
-        # A batch of another size rounds otherwise: fill the last one up with its last patch.
-        filled = rows + [rows[-1]] * (stage.batch - len(rows))
-        batch = Split(
-            [patches.patch_ids[row] for row in filled],
-            patches.images[filled],
-            patches.masks[filled],
-            [patches.captions[row] for row in filled],
-        )
-        for source, model, control in zip(
-            SOURCES, (trained, base), (controlnet, None), strict=True
-        ):
-            images = generate(model, control, batch, stage, params.classes)[: len(rows)]
-            for patch_id, image in zip(batch.patch_ids, images, strict=False):
-                write_image(folder / source / f"IMG_{patch_id}.png", image)
-        done += len(rows)
-    return done
+) -> None:
+    """Make the images of a batch, and write those that a killed run did not."""
+    stage = params.generate_validation
+    paths = [folder / p.folder / f"IMG_{p.patch.patch_id}.png" for p in batch]
+    # The PNG comes last: where it is, the rest is.
+    if all(path.exists() for path in paths):
+        return
+    # A batch of another size rounds otherwise: fill a short one up with its last order.
+    orders = [picture.order for picture in batch]
+    orders += [orders[-1]] * (stage.batch - len(orders))
+    base, controlnet = models[batch[0].folder != "untrained"]
+    images = generate(base, controlnet, orders, stage, params.classes)
+    for picture, path, image in zip(batch, paths, images, strict=False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if stage.geotiff and controlnet:
+            write_placed(folder, picture, image, hashes, params)
+        write_image(path, image)
+
+
+def write_placed(
+    folder: Path,
+    picture: Picture,
+    image: NDArray[np.uint8],
+    hashes: dict[str, str],
+    params: Params,
+) -> None:
+    """An image and its mask as GeoTIFFs, on the patch's ground."""
+    patch, order = picture.patch, picture.order
+    pixel = PIXEL * SIDE / len(image)
+    placed = Placed(Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93)
+    tags = {
+        "SYNTHETIC": "YES",
+        "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
+        "PROMPT": order.prompt,
+        "SEED": f"{params.generate_validation.seed} {order.name}",
+        "CONTROLNET_MD5": hashes["controlnet_md5"],
+        "CREDITS": "; ".join(CREDITS),
+    }
+    name = f"IMG_{patch.patch_id}.tif"
+    write_geotiff(folder / picture.folder / name, image, placed, tags)
+    if picture.folder == "generated":
+        place = folder / "masks" / name.replace("IMG", "MSK")
+        write_geotiff(place, order.mask, placed, {"CREDITS": CREDITS[0]}, params.classes)
+
+
+def write_vrts(folder: Path) -> None:
+    """All of a zone as one picture, for each zone and kind of image."""
+    for split in HELD_OUT:
+        zones = read_zones(split)
+        for kind in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
+            prefix = "MSK" if kind.name == "masks" else "IMG"
+            for (domain, zone), ids in zones.items():
+                files = [kind / f"{prefix}_{patch_id}.tif" for patch_id in ids]
+                if files[0].exists():
+                    write_vrt(kind / f"{domain}-{zone}.vrt", files)
+
+
+def write_sheet(folder: Path, split: str, params: Params) -> None:
+    """A sheet of some masks, real and generated images."""
+    looks = load_some(split, params.generate_validation.grid_rows, params.image_size)
+    paths = [folder / split / f"generated/IMG_{number}.png" for number in looks.patch_ids]
+    columns = [list(looks.images), [read_image(path) for path in paths]]
+    write_image(folder / f"{split}.png", grid(list(looks.masks), columns, params.classes))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from aerialdreams.about import write_about
 from aerialdreams.controlnet_card import controlnet_card
 from aerialdreams.curves import Bands, LossCurve, Points, write_curve
 from aerialdreams.dataset import DATASET, load_some
-from aerialdreams.diffusion import BASE, CONTROLNET, UNET, Base, generate, load_base
+from aerialdreams.diffusion import BASE, CONTROLNET, UNET, Base, generate, load_base, orders_of
+from aerialdreams.errors import UserError
 from aerialdreams.files import fingerprint, path_md5, whole_folder
 from aerialdreams.latents import LATENTS, Latents, Pictures, Source, Steps, stop_deaf
 from aerialdreams.params import Params
@@ -89,7 +91,13 @@ class Training:
             mixed_precision="no" if stage.precision == "fp32" else stage.precision,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        self.team = team_up(stage.processes, self.accelerator.num_processes)
+        count = self.accelerator.num_processes
+        if count != stage.processes:  # on which sums depend
+            raise UserError(
+                f"train_controlnet.processes: is {stage.processes}, and {count} were started; set"
+                f" it to {count}"
+            )
+        self.team = team_up(count)
         found = (
             self.accelerator.device
         )  # of several on a CPU, it is cpu:0, which torch.load refuses
@@ -247,7 +255,8 @@ class Training:
         """A sheet of validation patches (mask, real, generated), the same noise every time."""
         settings, classes = self.params.generate_validation, self.params.classes
         with self.averaged():
-            images = generate(self.base, self.student.controlnet, looks, settings, classes)
+            orders, controlnet = orders_of(looks), self.student.controlnet
+            images = generate(self.base, controlnet, orders, settings, classes)
         return grid(list(looks.masks), [list(looks.images), list(images)], classes)
 
     def save(self) -> None:
@@ -260,6 +269,7 @@ class Training:
                 self.params, self.losses.means()[-1][1], self.held_out.values[-1][1]
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
+            write_about(folder, self.params.image_size, self.params.classes)
         write_curve(LOSSES, self.losses.means())
         write_curve(HELD_OUT, self.held_out.values)
 

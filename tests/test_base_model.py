@@ -18,8 +18,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aerialdreams.dataset import Split
-from aerialdreams.diffusion import Base, embed, generate, load_base
+from aerialdreams.diffusion import Base, Order, embed, generate, load_base
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.latents import EMPTY, LATENTS, Latents, Steps
 from aerialdreams.params import Params
@@ -133,8 +132,8 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     loss.backward()
     assert 0.1 < loss.item() < 10
     controlnet = student.controlnet
-    split = Split(["000001", "000002"], np.zeros((2, 64, 64, 3), np.uint8), masks, ["France."] * 2)
-    images = generate(base, controlnet.eval(), split, small.generate_validation, small.classes)
+    orders = [Order(name, mask, "France.") for name, mask in zip("ab", masks, strict=True)]
+    images = generate(base, controlnet.eval(), orders, small.generate_validation, small.classes)
     assert images.shape == (2, 64, 64, 3) and images.std() > 0
 
 

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from aerialdreams.dataset import Patch
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
-from stages.evaluate_FID import features, load_inception, read_manifest
+from aerialdreams.patches import write_image
+from stages.evaluate_FID import Seen, distances, load_inception, picture, read_manifest
 from tests.conftest import changed
 
 CPU = torch.device("cpu")
+IMAGE = np.zeros((64, 64, 3), np.uint8)
 
 
 class Stand(torch.nn.Module):
@@ -45,10 +48,27 @@ def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> Non
     inception = load_inception(mine.evaluate_fid, CPU)
     assert inception is not None
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    found = features(images, {"inception": inception}, 2)["inception"]
+    found = inception(images).numpy()
     assert np.allclose(found, images.mean((1, 2)), atol=1e-3)
 
 
 def test_images_that_are_not_there(workdir: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.json: .*`dvc repro generate-validation`"):
         read_manifest()
+
+
+def test_too_few_images_for_a_distance() -> None:
+    few = Seen(features={"judge": [np.zeros((5, 3))]})
+    report = distances(few, few, ["judge"])
+    assert report["judge_frechet_distance"] == "not computed: 5 images are too few"
+
+
+def test_an_image_of_another_size_is_named(workdir: Path) -> None:
+    patch = Patch("000001", IMAGE, IMAGE[..., 0], "", [""], "D014_2020", "Z1_UA", (0.0, 0.0))
+    path = workdir / "data/generated/test/generated/IMG_000001.png"
+    write_image(path, IMAGE)
+    assert picture("test", "generated", patch, 64).shape == (64, 64, 3)
+    with pytest.raises(UserError, match=r"IMG_000001\.png: is 64 x 64, image_size asks for 96"):
+        picture("test", "generated", patch, 96)
+    with pytest.raises(UserError, match=r"untrained/IMG_000001\.png: not found"):
+        picture("test", "untrained", patch, 64)

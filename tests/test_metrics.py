@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from aerialdreams.metrics import agreement, confusion, frechet_distance, kernel_distance
+from aerialdreams.metrics import (
+    agreement,
+    agreement_interval,
+    confusion,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_interval,
+    nearest,
+    share_error,
+)
 
 NAMES = [f"class {number}" for number in range(1, 20)]
 
@@ -42,3 +52,59 @@ def test_kernel_distance_by_hand() -> None:
     a, b = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
     # k(x, y) = (xy + 1)³: k(0, 1) = 1; k(1, 2) = 27; across 1, 1, 8, 27.
     assert kernel_distance(a, b) == pytest.approx(1 + 27 - 2 * (1 + 1 + 8 + 27) / 4)
+
+
+def test_frechet_distance_of_gaussians_is_analytic() -> None:
+    """Shifted by 3 in one of 10 dimensions and twice as wide: 9 + 10 (2 - 1)², but for the draw."""
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=(20_000, 10))
+    b = 2 * rng.normal(size=(20_000, 10))
+    b[:, 0] += 3
+    assert frechet_distance(a, b) == pytest.approx(19, rel=0.02)
+
+
+def test_intervals_hold_the_number_and_narrow_with_more_images() -> None:
+    rng = np.random.default_rng(3)
+
+    def matrices(count: int) -> np.ndarray:
+        truth = rng.integers(1, 4, (count, 100), np.uint8)
+        wrong = rng.random((count, 100)) < 0.3
+        seen = np.where(wrong, rng.integers(1, 4, (count, 100)), truth).astype(np.uint8)
+        return np.stack([confusion(*pair) for pair in zip(truth, seen, strict=True)])
+
+    widths = []
+    for count in (20, 500):
+        some = matrices(count)
+        whole = agreement(some.sum(0), NAMES)
+        for key, (low, high) in agreement_interval(some).items():
+            assert low < whole[key] < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 3
+
+
+def test_the_kernel_distances_interval() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(60, 8)), rng.normal(size=(60, 8)) + 1
+    low, high = kernel_distance_interval(a, b)
+    assert 0 < low < kernel_distance(a, b) < high
+    low, high = kernel_distance_interval(a, rng.normal(size=(60, 8)))
+    assert low < 0 < high  # one distribution: no difference that is real
+
+
+def test_density_and_coverage() -> None:
+    rng = np.random.default_rng(5)
+    real = rng.normal(size=(300, 4))
+    density, coverage = density_coverage(real, rng.normal(size=(300, 4)))
+    assert 0.8 < density < 1.2 and coverage > 0.9
+    crowd = np.repeat(real[:3], 100, 0)  # three images again and again
+    density, coverage = density_coverage(real, crowd)
+    assert density > 0.5 and coverage < 0.2
+    assert density_coverage(real, rng.normal(size=(300, 4)) + 20) == (0, 0)
+    assert nearest(real[:5], real) == pytest.approx(0, abs=1e-6)
+
+
+def test_shares_by_hand() -> None:
+    truth, seen = np.array([[1, 1, 2, 2]], np.uint8), np.array([[2, 2, 1, 3]], np.uint8)
+    # Wherever it lies: half is 1 and half 2; seen are a quarter, a half, and a quarter of 3.
+    assert share_error(confusion(truth, seen)[None]) == pytest.approx(0.25)
+    assert share_error(confusion(truth, truth[:, ::-1])[None]) == 0

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from aerialdreams.dataset import Split
 from aerialdreams.diffusion import (
     Base,
+    Order,
     condition_of,
     draw_noise,
     generate,
@@ -100,13 +100,13 @@ def test_an_untrained_controlnet_changes_nothing(
     controlnet = new_controlnet(base.unet, channels, condition, 3).eval()
     settings = params.generate_validation.model_copy(update={"steps": 2})
     masks = np.full((2, 64, 64), 5, np.uint8)
-    batch = Split(["000001", "000002"], np.zeros((2, 64, 64, 3), np.uint8), masks, CAPTIONS)
+    batch = [Order(f"{n:06}", masks[n], CAPTIONS[n]) for n in (0, 1)]
     untrained = generate(base, controlnet, batch, settings, params.classes)
     assert untrained.shape == (2, 64, 64, 3)
     assert np.array_equal(untrained, generate(base, None, batch, settings, params.classes))
     # An image is its patch's own, wherever it stands in a batch.
-    turned = Split(batch.patch_ids[::-1], batch.images, masks, CAPTIONS[::-1])
-    assert np.array_equal(untrained[::-1], generate(base, None, turned, settings, params.classes))
+    again = generate(base, None, batch[::-1], settings, params.classes)
+    assert np.array_equal(untrained[::-1], again)
 
 
 def test_a_base_model_survives_its_folder(base: Base, tmp_path: Path) -> None:

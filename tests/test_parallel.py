@@ -105,7 +105,9 @@ def test_a_bad_tile_is_named_from_afar(many: Params, cluster: tuple[str, list]) 
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     import dask
 
-    runtime = Runtime(workers=1, scheduler="tcp://127.0.0.1:9", checkpoint_every=1, loaders=0)
+    runtime = Runtime(
+        workers=1, scheduler="tcp://127.0.0.1:9", checkpoint_every=1, loaders=0, processes=1
+    )
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(

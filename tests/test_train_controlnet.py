@@ -104,7 +104,11 @@ def write_patches(split: str, count: int, draw: np.random.Generator, params: Par
         rows["captions"].append([f"Aerial view of {number}.", f"Number {number} from above."])
         rows["caption"].append(rows["captions"][-1][0])
         rows["patch_id"].append(f"{number:06d}")
-        for name in ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date"):
+        rows["domain"].append("D014_2020")
+        rows["zone"].append("Z1_UA")
+        rows["origin_x"].append(700_000 + 102.4 * number)
+        rows["origin_y"].append(6_600_000.0)
+        for name in ("longitude", "latitude", "date"):
             rows[name].append(None)
     for part in range(0, count, 6):
         some = {name: values[part : part + 6] for name, values in rows.items()}

@@ -1,0 +1,124 @@
+"""The `aerialdreams` command."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
+
+EXAMPLES = """\
+examples:
+  aerialdreams generate mask.tif --prompt "Aerial view of Brest. water, building."
+  aerialdreams generate mask.png --pixel 0.2 --seed 7 --output street.png
+  aerialdreams generate mask.tif --prompt "Oil on canvas painting." --guidance 5
+
+The mask holds class ids (1 to 19, one band or a paletted PNG) or FLAIR's colours (three bands), at
+any size; larger ones are painted in tiles that blend. A GeoTIFF's image lies on the same ground.
+Exit codes: 0 done, 1 the work failed, 2 the mask or a model is wrong, 3 interrupted."""
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command, and exit with its code."""
+    parser = argparse.ArgumentParser(prog="aerialdreams", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    generate = commands.add_parser(
+        "generate",
+        help="paint a land-cover mask as an aerial photograph",
+        description="Paint a land-cover mask as an aerial photograph.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    generate.add_argument("mask", type=Path, help="GeoTIFF, VRT or PNG")
+    generate.add_argument("--prompt", default="Aerial view of France.", help="what it shows")
+    generate.add_argument("--negative-prompt", default="", help="not wanted; with guidance above 1")
+    generate.add_argument("--output", type=Path, help=".tif or .png; MASK-photograph otherwise")
+    generate.add_argument("--seed", type=int, default=0, help="another gives another image")
+    generate.add_argument("--steps", type=int, default=20, help="of denoising (20)")
+    generate.add_argument("--guidance", type=float, default=1.0, help="by the prompt; 1 is none")
+    generate.add_argument(
+        "--conditioning-scale", type=float, default=1.3, help="how closely the mask is followed"
+    )
+    generate.add_argument("--scheduler", choices=["ddim", "dpm++", "unipc"], default="ddim")
+    generate.add_argument("--pixel", type=float, help="metres a pixel, where the mask does not say")
+    generate.add_argument(
+        "--off-palette", type=float, default=0.01, help="share of other colours that is taken"
+    )
+    generate.add_argument("--controlnet", type=Path, default=Path("models/controlnet"))
+    generate.add_argument("--base", type=Path, default=Path("models/base"))
+    generate.set_defaults(run=run_generate)
+    given = parser.parse_args(words)
+    try:
+        print(given.run(given))
+    except UserError as error:
+        sys.exit(_fail(str(error), USER_ERROR))
+    except WorkError as error:
+        sys.exit(_fail(str(error), FAILED))
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename}: {error.strerror}", FAILED))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", INTERRUPTED))
+    sys.exit(DONE)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"aerialdreams: error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def run_generate(given: argparse.Namespace) -> str:
+    """`aerialdreams generate`; gives what it did, in numbers.
+
+    Raises:
+        UserError: the mask, a model or the output's name is wrong.
+    """
+    from aerialdreams.about import read_about
+    from aerialdreams.files import path_md5
+    from aerialdreams.masks import GEOTIFF, read_own_mask, resample
+    from aerialdreams.patches import IGN_CREDIT, write_image
+    from aerialdreams.rasters import write_geotiff
+
+    about = read_about(given.controlnet)
+    own = read_own_mask(given.mask, about.classes, given.off_palette)
+    if own.off_palette:
+        print(f"{given.mask}: {own.off_palette:.2%} of its pixels were taken for the nearest class")
+    if own.placed and not own.placed.crs:
+        print(f"{given.mask}: has no CRS; neither will the photograph", file=sys.stderr)
+    pixel = own.placed.transform.a if own.placed else given.pixel or about.pixel
+    own = resample(own, about.pixel, pixel)
+    suffix = ".tif" if own.placed else ".png"
+    output = given.output or given.mask.with_name(f"{given.mask.stem}-photograph{suffix}")
+    geotiff = output.suffix.lower() in GEOTIFF[:2]
+    if output.suffix.lower() != ".png" and not (geotiff and own.placed):
+        raise UserError(
+            f"--output: {output}: must end in .png" + (" or .tif" if own.placed else "")
+        )
+
+    from aerialdreams.painter import Painter
+
+    image = Painter(given.controlnet, given.base).paint(
+        own.ids,
+        given.prompt,
+        seed=given.seed,
+        steps=given.steps,
+        guidance=given.guidance,
+        conditioning_scale=given.conditioning_scale,
+        negative_prompt=given.negative_prompt,
+        scheduler=given.scheduler,
+    )
+    if geotiff and own.placed:
+        tags = {
+            "SYNTHETIC": "YES",
+            "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
+            "PROMPT": given.prompt,
+            "SEED": str(given.seed),
+            "CONTROLNET_MD5": path_md5(given.controlnet),
+            "CREDITS": f"Model trained on {IGN_CREDIT}",
+        }
+        write_geotiff(output, image, own.placed, tags)
+    else:
+        write_image(output, image)
+    return f"{output}: {image.shape[1]} x {image.shape[0]} pixels of {about.pixel:.2f} m painted"
+
+
+if __name__ == "__main__":
+    main()

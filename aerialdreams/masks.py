@@ -1,0 +1,108 @@
+"""A user's own mask: GeoTIFF or PNG, of class ids or in the classes' colours."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.errors import RasterioError
+
+from aerialdreams.classes import LandCoverClass, bad_ids
+from aerialdreams.errors import UserError
+from aerialdreams.rasters import Placed
+
+GEOTIFF = (".tif", ".tiff", ".vrt")
+
+
+class OwnMask(NamedTuple):
+    """A mask as it was read."""
+
+    ids: NDArray[np.uint8]  # class ids, (height, width)
+    placed: Placed | None  # None where the file does not say where it lies
+    off_palette: float  # share of pixels whose colour is no class's, and was taken for the nearest
+
+
+def read_own_mask(path: Path, classes: list[LandCoverClass], most_off: float) -> OwnMask:
+    """Read a mask.
+
+    Args:
+        path: one band or a paletted PNG holds class ids; three or four bands hold colours.
+        classes: the class table.
+        most_off: the largest share of pixels off the palette that is taken: 43 % of half-way
+            blends between two of FLAIR's colours are nearest to a third class.
+
+    Raises:
+        UserError: it cannot be read, has ids that are no class, or too many other colours.
+    """
+    bands, placed = _read_bands(path)
+    if len(bands) in (3, 4):
+        ids, off = snap(bands[:3].transpose(1, 2, 0), classes)
+        if off > most_off:
+            raise UserError(
+                f"{path}: {off:.1%} of its pixels have a colour that is no class's, as blurred or"
+                f" JPEG masks do; up to {most_off:.1%} are taken for the nearest (--off-palette)"
+            )
+        return OwnMask(ids, placed, off)
+    if len(bands) != 1:
+        raise UserError(f"{path}: has {len(bands)} bands; a mask has 1 (class ids) or 3 (colours)")
+    if bad := bad_ids(bands[0]):
+        raise UserError(
+            f"{path}: has pixels of {', '.join(map(str, bad[:5]))}, which is no class id; ids are"
+            f" 1 to {len(classes)}"
+        )
+    return OwnMask(bands[0], placed, 0.0)
+
+
+def _read_bands(path: Path) -> tuple[NDArray[np.uint8], Placed | None]:
+    try:
+        if path.suffix.lower() not in GEOTIFF:
+            with Image.open(path) as image:
+                picture = np.array(image if image.mode in ("P", "L") else image.convert("RGB"))
+            return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1), None
+        with rasterio.open(path) as file:
+            bands, transform, crs = file.read(), file.transform, file.crs
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except (OSError, RasterioError) as error:
+        message = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a mask ({message})") from None
+    if bands.dtype != np.uint8:
+        raise UserError(f"{path}: is {bands.dtype}; a mask is uint8")
+    if transform.b or transform.d:
+        raise UserError(f"{path}: is rotated against its CRS; warp it first (gdalwarp)")
+    return bands, None if transform == Affine.identity() else Placed(transform, crs)
+
+
+def snap(rgb: NDArray[np.uint8], classes: list[LandCoverClass]) -> tuple[NDArray[np.uint8], float]:
+    """Class ids of a colour picture: each pixel's nearest class, and the share of inexact ones.
+
+    Args:
+        rgb: (height, width, 3).
+        classes: the class table.
+    """
+    table = np.array([land_cover.rgb for land_cover in classes], np.int32)
+    colours, inverse = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
+    distances = ((colours[:, None].astype(np.int32) - table[None]) ** 2).sum(2)
+    ids = (distances.argmin(1) + 1).astype(np.uint8)
+    off = (distances.min(1) > 0)[inverse.reshape(-1)].mean()
+    return ids[inverse.reshape(-1)].reshape(rgb.shape[:2]), float(off)
+
+
+def resample(own: OwnMask, pixel: float, own_pixel: float) -> OwnMask:
+    """The mask at another pixel size, by nearest neighbour, over the same ground.
+
+    Args:
+        own: the mask.
+        pixel: metres, wanted.
+        own_pixel: metres, of the mask.
+    """
+    height, width = (max(1, round(side * own_pixel / pixel)) for side in own.ids.shape)
+    resized = Image.fromarray(own.ids).resize((width, height), Image.Resampling.NEAREST)
+    placed = own.placed
+    if placed:
+        scale = Affine.scale(own.ids.shape[1] / width, own.ids.shape[0] / height)
+        placed = Placed(placed.transform @ scale, placed.crs)
+    return own._replace(ids=np.array(resized), placed=placed)

@@ -1,0 +1,233 @@
+"""Images on the ground: GeoTIFFs and VRTs, a killed run, large masks, a user's own mask."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.crs import CRS
+
+from aerialdreams import Painter
+from aerialdreams.about import write_about
+from aerialdreams.classes import colours
+from aerialdreams.cli import main
+from aerialdreams.diffusion import CONTROLNET, Order, generate, load_base, load_controlnet
+from aerialdreams.errors import UserError
+from aerialdreams.files import path_md5
+from aerialdreams.masks import OwnMask, read_own_mask, resample, snap
+from aerialdreams.params import Params
+from aerialdreams.patches import read_image, read_tile, write_mask
+from aerialdreams.rasters import LAMBERT_93, Placed, write_geotiff, write_vrt
+from aerialdreams.student import new_student
+from stages import generate_validation
+from tests.test_train_controlnet import new_place, prepared, settle  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def place(prepared: Path, workdir: Path) -> Params:  # noqa: F811
+    """A folder with a base and a ControlNet that steers a little, both of noise."""
+    new_place(prepared, workdir)
+    params = settle(workdir)
+    student = new_student(load_base(), params.train_controlnet)
+    for name, weight in student.controlnet.named_parameters():
+        if "controlnet_down" in name or "controlnet_mid" in name or "conv_out" in name:
+            weight.data.normal_(0, 0.1)
+    student.controlnet.save_pretrained(CONTROLNET)
+    write_about(CONTROLNET, params.image_size, params.classes)
+    return params
+
+
+PLACED = Placed(Affine(0.2, 0, 961436.8, 0, -0.2, 6250000.0), LAMBERT_93)
+
+
+def test_a_geotiff_lies_where_it_should(tmp_path: Path, params: Params) -> None:
+    draw = np.random.default_rng(0)
+    rgb = draw.integers(0, 256, (30, 40, 3), np.uint8)
+    ids = draw.integers(1, 20, (30, 40), np.uint8)
+    write_geotiff(tmp_path / "a.tif", rgb, PLACED, {"SYNTHETIC": "YES"})
+    write_geotiff(tmp_path / "b.tif", ids, PLACED, {}, params.classes)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.crs == CRS.from_epsg(2154) and file.transform == PLACED.transform
+        assert np.array_equal(file.read(), rgb.transpose(2, 0, 1))
+        assert file.tags()["SYNTHETIC"] == "YES"
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    with rasterio.open(tmp_path / "b.tif") as file:
+        assert np.array_equal(file.read(1), ids)
+        assert file.colormap(1)[1] == (0xDB, 0x0E, 0x9A, 255)
+    before = (tmp_path / "a.tif").read_bytes()
+    write_geotiff(tmp_path / "a.tif", rgb, PLACED, {"SYNTHETIC": "YES"})
+    assert (tmp_path / "a.tif").read_bytes() == before
+
+
+def test_a_vrt_shows_tiles_as_one(tmp_path: Path, params: Params) -> None:
+    whole = np.random.default_rng(0).integers(1, 20, (60, 60), np.uint8)
+    files = []
+    for row, column in ((0, 0), (1, 0), (1, 1)):  # the north-east is not there
+        shift = Affine.translation(column * 30, row * 30)
+        part = whole[row * 30 : row * 30 + 30, column * 30 : column * 30 + 30]
+        files.append(tmp_path / f"{row}{column}.tif")
+        placed = Placed(PLACED.transform @ shift, PLACED.crs)
+        write_geotiff(files[-1], part, placed, {}, params.classes)
+    write_vrt(tmp_path / "zone.vrt", files)
+    with rasterio.open(tmp_path / "zone.vrt") as file:
+        assert file.crs == LAMBERT_93 and file.transform.almost_equals(PLACED.transform)
+        seen = file.read(1)
+        assert file.colormap(1)[19] == (0, 0, 0, 255)
+    whole[:30, 30:] = 0
+    assert np.array_equal(seen, whole)
+
+
+def test_validation_images_and_a_run_that_was_cut(
+    place: Params, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = (workdir / "data/dataset").resolve()
+    (workdir / "data").unlink()  # a link to what is prepared; the stage writes beside it
+    (workdir / "data").mkdir()
+    (workdir / "data/dataset").symlink_to(dataset)
+    values = place.model_dump()
+    values["generate_validation"] |= {"samples": 2, "styles": ["Oil on canvas."], "batch": 3}
+    params = Params.model_validate(values)
+    monkeypatch.setattr(generate_validation, "HELD_OUT", ("validation",))
+    said = generate_validation.main(params)
+    assert said.startswith("4 masks painted (4 validation), 4 images of each")
+    folder = Path("data/generated")
+    kinds = ["generated", "sample-2", "style-1", "untrained"]
+    for kind in kinds:
+        assert len(list(folder.glob(f"validation/{kind}/IMG_*.png"))) == 4
+    images = [read_image(folder / f"validation/{kind}/IMG_000002.png") for kind in kinds]
+    assert len({image.tobytes() for image in images}) == 4
+    with rasterio.open(folder / "validation/generated/IMG_000002.tif") as file:
+        assert np.array_equal(file.read().transpose(1, 2, 0), images[0])
+        assert file.crs == LAMBERT_93
+        assert tuple(file.bounds) == pytest.approx((700204.8, 6599897.6, 700307.2, 6.6e6))
+        assert file.tags()["PROMPT"] == "Aerial view of 2."
+        assert file.tags()["CONTROLNET_MD5"] == path_md5(CONTROLNET)
+        assert "© IGN" in file.tags()["CREDITS"]
+    with rasterio.open(folder / "validation/masks/D014_2020-Z1_UA.vrt") as zone:
+        assert (zone.width, zone.height) == (4 * 32, 32)
+    whole = path_md5(folder)
+    assert list(workdir.glob("scratch/generated.*")) == []
+
+    # Killed after two batches, the next run makes the rest.
+    paint, batches = generate_validation.paint, list[Any]()
+
+    def counted(*words: Any) -> None:
+        batches.append(words[1])
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        paint(*words)
+
+    monkeypatch.setattr(generate_validation, "paint", counted)
+    with pytest.raises(KeyboardInterrupt):
+        generate_validation.main(params)
+    (kept,) = workdir.glob("scratch/generated.*")
+    assert len(list(kept.rglob("IMG_*.png"))) == 6
+    generate_validation.main(params)  # the count is past the kill's
+    assert path_md5(folder) == whole
+
+
+def test_a_small_mask_is_painted_as_the_pipeline_does(place: Params) -> None:
+    """One tile: the same denoising as diffusers' own pipeline, from the same noise."""
+    mask = np.full((32, 32), 5, np.uint8)
+    painter = Painter()
+    settings = place.generate_validation.model_copy(update={"seed": 3, "steps": 4})
+    image = painter.paint(mask, "Aerial view.", 3, 4, conditioning_scale=1.3)
+    import aerialdreams.diffusion as diffusion
+
+    whole = diffusion.generator
+    diffusion.generator = lambda seed, *keys: whole(seed, "paint")
+    try:
+        theirs = generate(
+            load_base(), load_controlnet(), [Order("x", mask, "Aerial view.")], settings,
+            place.classes,
+        )[0]  # fmt: skip
+    finally:
+        diffusion.generator = whole
+    assert np.abs(image.astype(int) - theirs).max() <= 1
+
+
+def test_large_masks_have_no_seams(place: Params) -> None:
+    mask = np.full((96, 144), 5, np.uint8)
+    image = Painter(batch=4).paint(mask, "Aerial view.", steps=3).astype(float)
+    assert image.shape == (96, 144, 3)
+    across = np.abs(np.diff(image, axis=1)).mean((0, 2))  # from each column to the next
+    borders = np.arange(15, 143, 16)  # where tiles begin and end
+    inside = np.delete(across, borders)
+    assert across[borders].mean() < 1.15 * inside.mean()
+    # Whatever the tiles' batches.
+    other = Painter(batch=1).paint(mask, "Aerial view.", steps=3)
+    assert np.abs(image - other).max() <= 1
+    odd = Painter().paint(mask[:33, :45], "Aerial view.", steps=1)
+    assert odd.shape == (33, 45, 3)
+
+
+def test_the_command_paints_a_real_mask(
+    place: Params, shared: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (real,) = shared.glob("flair/D004_2021/*/msk/*.tif")
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(real), "--output", "out.tif", "--steps", "2", "--seed", "1"])
+    assert ended.value.code == 0
+    assert "out.tif: 32 x 32 pixels of 3.20 m painted" in capsys.readouterr().out
+    with rasterio.open("out.tif") as ours, rasterio.open(real) as theirs:
+        assert np.allclose(ours.bounds, theirs.bounds, atol=1e-6)
+        assert ours.crs == theirs.crs
+    # The same mask in FLAIR's colours gives the same image, and again the same bytes.
+    rgb = colours(read_tile(real).bands[0], place.classes)
+    Image.fromarray(rgb).save("colours.png")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", "colours.png", "--pixel", "0.2", "--output", name, "--steps", "2",
+                  "--seed", "1"])  # fmt: skip
+        assert ended.value.code == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    assert np.array_equal(
+        read_image(Path("a.png")), read_tile(Path("out.tif")).bands.transpose(1, 2, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p, c: None, r"mask\.png: not found"),
+        (lambda p, c: p.write_text("no picture"), r"mask\.png: cannot be read as a mask"),
+        (lambda p, c: write_mask(p, np.full((8, 8), 20, np.uint8), c), r"of 20, which is no class"),
+        (lambda p, c: Image.new("RGB", (8, 8), (1, 2, 3)).save(p), r"100\.0% of its pixels have a"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mask_is_named(make, message: str, tmp_path: Path, params: Params) -> None:  # type: ignore[no-untyped-def]
+    make(tmp_path / "mask.png", params.classes)
+    with pytest.raises(UserError, match=message):
+        read_own_mask(tmp_path / "mask.png", params.classes, 0.01)
+
+
+def test_colours_snap_to_the_nearest_class(params: Params) -> None:
+    ids = np.random.default_rng(0).integers(1, 20, (20, 20), np.uint8)
+    rgb = colours(ids, params.classes)
+    assert snap(rgb, params.classes)[1] == 0
+    rgb[0, 0] = np.clip(rgb[0, 0].astype(int) + 2, 0, 255)
+    snapped, off = snap(rgb, params.classes)
+    assert np.array_equal(snapped, ids) and off == pytest.approx(1 / 400)
+
+
+def test_a_mask_at_another_pixel_size_covers_the_same_ground() -> None:
+    own = OwnMask(np.arange(1, 17, dtype=np.uint8).reshape(4, 4), PLACED, 0.0)
+    half = resample(own, 0.4, 0.2)
+    assert half.ids.shape == (2, 2) and set(half.ids.ravel()) <= set(own.ids.ravel())
+    assert half.placed is not None
+    assert half.placed.transform @ (2, 2) == pytest.approx(PLACED.transform @ (4, 4))
+
+
+def test_the_commands_help_has_examples() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "aerialdreams.cli", "generate", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0
+    assert "aerialdreams generate mask.tif --prompt" in shown.stdout
