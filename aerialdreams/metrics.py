@@ -92,8 +92,9 @@ def frechet_distance(a: Features, b: Features) -> float:
 
 def _triangle(x: Features) -> Features:
     """What of a tall matrix its singular values hang on, no taller than wide."""
-    triangle: Features = x if len(x) <= x.shape[1] else np.linalg.qr(x, mode="r")
-    return triangle
+    if len(x) <= x.shape[1]:
+        return x
+    return np.asarray(np.linalg.qr(x, mode="r"))
 
 
 def kernel_distance(a: Features, b: Features) -> float:

@@ -1,8 +1,9 @@
 """evaluate-FID: how good the generated images are, beside the real ones and an untrained model's.
 
 Reads   data/generated/, data/dataset/, models/segmenter/, and the FID Inception if it is there
-Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv for plots; the same
-        numbers on the run in MLflow that trained the model
+Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv for plots;
+        data/agreement.parquet, each image's agreement with its mask; the same numbers on the run in
+        MLflow that trained the model
 
 The judge (train-segmenter) reads land cover from images: agreement with the mask that was asked
 for. Distances compare features of image sets: with the FID Inception they are FID and KID, with
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from aerialdreams.dataset import Patch, count_patches, in_batches, read_patches
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file, write_json
-from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST, SOURCES
+from aerialdreams.generated import AGREEMENT, GENERATED, HELD_OUT, MANIFEST, SOURCES
 from aerialdreams.metrics import (
     NEIGHBOURS,
     agreement,
@@ -43,6 +45,7 @@ from aerialdreams.patches import read_image, resize_image, resize_mask
 from aerialdreams.progress import progress
 from aerialdreams.segmenter import SEGMENTER, Segmenter
 from aerialdreams.stage import run_stage
+from aerialdreams.tables import write_table
 from aerialdreams.tracking import flatten_numbers, log_evaluation
 from aerialdreams.training import set_up_torch, to_tensor
 
@@ -54,6 +57,15 @@ JUDGE_DISTANCES = (
     "judge_kernel_distance_95",
     "judge_density",
     "judge_coverage",
+)
+
+AGREEMENT_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("source", pa.string()),  # real, generated or untrained
+        ("patch_id", pa.string()),
+        ("pixel_accuracy", pa.float64()),  # share of its pixels that the judge reads as asked
+    ]
 )
 
 Images = NDArray[np.uint8]
@@ -96,9 +108,11 @@ def main(params: Params) -> str:
     judge, inception = Judge(device), load_inception(stage, device)
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     for split in HELD_OUT:
-        report[split] = evaluate(split, judge, inception, params, names)
+        report[split] = evaluate(split, judge, inception, params, names, rows)
         write_iou(Path(f"metrics/iou_{split}.csv"), report[split])
+    write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
     sheets = [GENERATED / f"{split}.png" for split in HELD_OUT]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), sheets)
@@ -155,9 +169,17 @@ class Seen:
 
 @torch.no_grad()
 def evaluate(
-    split: str, judge: Judge, inception: Inception | None, params: Params, names: list[str]
+    split: str,
+    judge: Judge,
+    inception: Inception | None,
+    params: Params,
+    names: list[str],
+    rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """All numbers of one split; its images pass by in batches, only their features stay."""
+    """All numbers of one split; its images pass by in batches, only their features stay.
+
+    `rows` gets one of each image for `AGREEMENT`.
+    """
     spaces: dict[str, Judge | Inception] = {"judge": judge}
     if inception:
         spaces["inception"] = inception
@@ -169,7 +191,17 @@ def evaluate(
         for source, seen in sets.items():
             images = np.stack([picture(split, source, patch, size) for patch in patches])
             read = judge.read(images)
-            seen.matrices += [confusion(*pair) for pair in zip(masks, read, strict=True)]
+            for patch, mask, ids in zip(patches, masks, read, strict=True):
+                seen.matrices.append(confusion(mask, ids))
+                right = float((mask == ids).mean())
+                rows.append(
+                    {
+                        "split": split,
+                        "source": source,
+                        "patch_id": patch.patch_id,
+                        "pixel_accuracy": right,
+                    }
+                )
             for name, space in spaces.items():
                 seen.features[name].append(space(images).cpu().double().numpy())
 
