@@ -255,14 +255,16 @@ def picture(split: str, source: str, patch: Patch, size: int) -> NDArray[np.uint
 def distances(a: Seen, real: Seen, spaces: Iterable[str]) -> dict[str, Any]:
     """Distances of an image set to the real one, by their features in each space."""
     made, ground = a.of("judge"), real.of("judge")
-    if min(len(made), len(ground)) <= NEIGHBOURS:
-        return dict.fromkeys(
-            (*JUDGE_DISTANCES, "fid", "kid"), f"not computed: {len(ground)} images are too few"
-        )
-    density, coverage = density_coverage(ground, made)
-    numbers = (frechet_distance(made, ground), kernel_distance(made, ground))
-    values = (*numbers, kernel_distance_interval(made, ground), density, coverage)
-    report: dict[str, Any] = dict(zip(JUDGE_DISTANCES, values, strict=True))
+    count = min(len(made), len(ground))
+    too_few = f"not computed: {count} images are too few"
+    report: dict[str, Any] = dict.fromkeys(JUDGE_DISTANCES, too_few)
+    if count > 1:
+        report["judge_frechet_distance"] = frechet_distance(made, ground)
+        report["judge_kernel_distance"] = kernel_distance(made, ground)
+        report["judge_kernel_distance_95"] = kernel_distance_interval(made, ground)
+    if count > NEIGHBOURS:
+        density, coverage = density_coverage(ground, made)
+        report |= {"judge_density": density, "judge_coverage": coverage}
     report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
     if "inception" in spaces:
         report["fid"] = frechet_distance(a.of("inception"), real.of("inception"))

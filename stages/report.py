@@ -63,9 +63,8 @@ def main(params: Params) -> str:
         ids, scores = ranked["patch_id"].tolist(), ranked["pixel_accuracy"].tolist()
         spread = [ids[n * len(ids) // SHOWN] for n in range(min(SHOWN, len(ids)))]
         rows = {"Samples": sorted(spread), "Best": ids[:SHOWN], "Worst": ids[-SHOWN:]}
-        patches = {
-            p.patch_id: p for p in read_patches(split) if p.patch_id in sum(rows.values(), [])
-        }
+        wanted = {one for chosen in rows.values() for one in chosen}
+        patches = {p.patch_id: p for p in read_patches(split) if p.patch_id in wanted}
         accuracy = dict(zip(ids, scores, strict=True))
         sections.append(f"<h2>{split.capitalize()}</h2>")
         for title, chosen in rows.items():

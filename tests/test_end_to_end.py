@@ -122,9 +122,15 @@ def test_every_stage_says_what_it_did_and_the_metrics_are_there(whole: Path) -> 
         assert metrics[split]["generated"]["fid"] == "not computed: no weights"
         assert metrics[split]["generated"]["judge_frechet_distance"] > 0
         assert metrics[split]["floor"]["n"] == 4
-        images = sorted(path.name for path in whole.glob(f"data/generated/{split}/generated/*"))
-        assert images == sorted(path.name for path in whole.glob(f"data/generated/{split}/un*/*"))
+        made = whole / "data/generated" / split
+        images = sorted(path.stem for path in made.glob("generated/*.png"))
+        assert images == sorted(path.stem for path in made.glob("untrained/*.png"))
+        assert images == sorted(path.stem for path in made.glob("generated/*.tif"))
         assert len(images) == 4
+        assert len(list(made.glob("generated/*.vrt"))) == 1
+    report = (whole / "data/report.html").read_text()
+    assert "© OpenStreetMap contributors" in report and report.count("<figure>") >= 24
+    assert "<img" in report and "src='http" not in report
     manifest = json.loads((whole / "data/generated/manifest.json").read_text())
     assert manifest["synthetic"] is True
     assert any("OpenStreetMap" in credit for credit in manifest["credits"])
@@ -176,7 +182,7 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_
         ("scratch/images.*/*.png", signal.SIGTERM),
         ("scratch/base-model-unet-*.pt", signal.SIGKILL),
         ("scratch/train-controlnet-*.pt", signal.SIGTERM),
-        ("data/generated.partial/test/*", signal.SIGKILL),
+        ("scratch/generated.*/test/generated/*.png", signal.SIGKILL),
     ):
         kill_when(place, lambda p=pattern: any(place.glob(p)), how)  # type: ignore[misc]
     ended = dvc(place, "repro")

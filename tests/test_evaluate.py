@@ -58,9 +58,13 @@ def test_images_that_are_not_there(workdir: Path) -> None:
 
 
 def test_too_few_images_for_a_distance() -> None:
-    few = Seen(features={"judge": [np.zeros((5, 3))]})
+    one, few = (Seen(features={"judge": [np.eye(8)[:n]]}) for n in (1, 5))
+    report = distances(one, few, ["judge"])
+    assert report["judge_frechet_distance"] == "not computed: 1 images are too few"
     report = distances(few, few, ["judge"])
-    assert report["judge_frechet_distance"] == "not computed: 5 images are too few"
+    assert report["judge_frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert report["judge_coverage"] == "not computed: 5 images are too few"
+    assert report["fid"] == "not computed: no weights"
 
 
 def test_an_image_of_another_size_is_named(workdir: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
@@ -20,12 +21,17 @@ from aerialdreams.diffusion import CONTROLNET, Order, generate, load_base, load_
 from aerialdreams.errors import UserError
 from aerialdreams.files import path_md5
 from aerialdreams.masks import OwnMask, read_own_mask, resample, snap
-from aerialdreams.params import Params
+from aerialdreams.params import Params, load_params
 from aerialdreams.patches import read_image, read_tile, write_mask
 from aerialdreams.rasters import LAMBERT_93, Placed, write_geotiff, write_vrt
 from aerialdreams.student import new_student
 from stages import generate_validation
-from tests.test_train_controlnet import new_place, prepared, settle  # noqa: F401  (a fixture)
+from tests.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
+    environment,
+    new_place,
+    prepared,
+    settle,
+)
 
 
 @pytest.fixture
@@ -89,12 +95,12 @@ def test_validation_images_and_a_run_that_was_cut(
     (workdir / "data").unlink()  # a link to what is prepared; the stage writes beside it
     (workdir / "data").mkdir()
     (workdir / "data/dataset").symlink_to(dataset)
-    values = place.model_dump()
+    values = yaml.safe_load(Path("params.yaml").read_text())
     values["generate_validation"] |= {"samples": 2, "styles": ["Oil on canvas."], "batch": 3}
-    params = Params.model_validate(values)
-    monkeypatch.setattr(generate_validation, "HELD_OUT", ("validation",))
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    params = load_params()
     said = generate_validation.main(params)
-    assert said.startswith("4 masks painted (4 validation), 4 images of each")
+    assert said == "6 masks painted (4 validation, 2 test), 4 images of each"
     folder = Path("data/generated")
     kinds = ["generated", "sample-2", "style-1", "untrained"]
     for kind in kinds:
@@ -128,6 +134,15 @@ def test_validation_images_and_a_run_that_was_cut(
     (kept,) = workdir.glob("scratch/generated.*")
     assert len(list(kept.rglob("IMG_*.png"))) == 6
     generate_validation.main(params)  # the count is past the kill's
+    assert path_md5(folder) == whole
+
+    # Two processes share the batches.
+    values["runtime"]["processes"] = 2
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "stages.generate_validation"]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "generate-validation: 6 masks painted" in ended.stdout
     assert path_md5(folder) == whole
 
 

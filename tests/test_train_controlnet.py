@@ -72,14 +72,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(folder: Path) -> Path:
-    """Put 12 train and 4 validation patches of noise, a base of noise and latents into a folder."""
+    """Put patches of noise (12, 4, 2), a base of noise and latents into a folder."""
     before = Path.cwd()
     os.chdir(folder)
     try:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
         params = Params.model_validate(merged(values, SMALL))
         draw = np.random.default_rng(0)
-        for split, count in (("train", 12), ("validation", 4)):
+        for split, count in (("train", 12), ("validation", 4), ("test", 2)):
             write_patches(split, count, draw, params)
         write_base(params)
         set_up_torch(1)
@@ -155,7 +155,8 @@ def settle(folder: Path, **changes: Any) -> Params:
     """Write params.yaml with the small values and these of train_controlnet; gives the params."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     runtime = {key: changes.pop(key) for key in ("loaders",) if key in changes}
-    values = merged(merged(values, SMALL), {"train_controlnet": changes, "runtime": runtime})
+    more = {"train_controlnet": changes, "runtime": runtime}
+    values = merged(merged(values, SMALL), more)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return load_params(folder / "params.yaml")
 
