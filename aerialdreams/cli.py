@@ -46,6 +46,20 @@ def main(words: list[str] | None = None) -> None:
     generate.add_argument("--controlnet", type=Path, default=Path("models/controlnet"))
     generate.add_argument("--base", type=Path, default=Path("models/base"))
     generate.set_defaults(run=run_generate)
+    against = commands.add_parser(
+        "compare",
+        help="lay experiments side by side: params, measures, images, and is the difference real?",
+        description="Lay experiments side by side, the first one as what others are compared with.",
+        epilog="example:\n  aerialdreams compare HEAD~1 workspace --page comparison.html",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    against.add_argument(
+        "experiments",
+        nargs="+",
+        help="git revisions, names of `dvc exp`, or workspace; two or more",
+    )
+    against.add_argument("--page", type=Path, help="HTML page with images of the same masks")
+    against.set_defaults(run=run_compare)
     given = parser.parse_args(words)
     try:
         print(given.run(given))
@@ -63,6 +77,22 @@ def main(words: list[str] | None = None) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"aerialdreams: error: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def run_compare(given: argparse.Namespace) -> str:
+    """`aerialdreams compare`; gives the tables.
+
+    Raises:
+        UserError: an experiment cannot be read, or there is but one.
+    """
+    import os
+
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from aerialdreams.compare import compare
+
+    if len(given.experiments) < 2:
+        raise UserError("name two experiments at least; `dvc exp show` and `git log` list them")
+    return compare(given.experiments, given.page)
 
 
 def run_generate(given: argparse.Namespace) -> str:

@@ -261,6 +261,26 @@ def log_evaluation(
     return run.id
 
 
+def training_cost(controlnet_md5: str) -> dict[str, str]:
+    """What the training of a model took, by the run that has its hash; nothing where none has."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client, experiment = _connect()
+        runs = client.search_runs([experiment], f"tags.`{CONTROLNET_TAG}` = '{controlnet_md5}'")
+    except (MlflowException, OSError) as error:
+        _warn(_first_line(error))
+        return {}
+    if not runs or not runs[0].info.end_time:
+        return {}
+    info, metrics = runs[0].info, runs[0].data.metrics
+    cost = {"minutes": f"{(info.end_time - info.start_time) / 60_000:.1f}"}
+    for name, unit in (("memory_megabytes", "MB"), ("samples_per_second", "samples/s")):
+        if name in metrics:
+            cost[unit] = f"{metrics[name]:.1f}"
+    return cost
+
+
 def flatten_numbers(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Every number of a nested dict under its dotted name; what is no number is left out."""
     numbers: dict[str, float] = {}

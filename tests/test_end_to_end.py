@@ -175,6 +175,41 @@ def test_a_second_run_has_nothing_to_do(whole: Path) -> None:
     assert shown.returncode == 0, shown.stderr
 
 
+def test_two_experiments_side_by_side(whole: Path, tmp_path: Path) -> None:
+    """What is committed beside what is in the workspace, where the mask is hardly followed."""
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "commit", "-qam", "small"], cwd=whole, check=True)
+    before = (whole / "params.yaml").read_text()
+    params = params_of(whole)
+    params["generate_validation"]["conditioning_scale"] = 0.0
+    (whole / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    again = dvc(whole, "repro")
+    assert again.returncode == 0, again.stderr
+    assert "Running stage 'train-controlnet'" not in again.stdout
+    compared = subprocess.run(
+        ["aerialdreams", "compare", "HEAD", "workspace", "--page", str(tmp_path / "page.html")],
+        cwd=whole, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
+    rows = [line.split() for line in compared.stdout.splitlines()]
+    differing = [row for row in rows if row and "." in row[0] and len(row) == 3]
+    assert ["generate_validation.conditioning_scale", "1.3", "0.0"] in differing
+    assert not any(row[0].startswith("train_controlnet") for row in differing)
+    assert any(row[:1] == ["minutes"] and row[1] == row[2] for row in rows)  # one training
+    assert "workspace shows" in compared.stdout and "N = 4" in compared.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure>") == 2 * 2 * 4
+    wrong = subprocess.run(
+        ["aerialdreams", "compare", "HEAD", "nowhere"],
+        cwd=whole, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
+    assert "nowhere: " in wrong.stderr and "name a git revision" in wrong.stderr
+    (whole / "params.yaml").write_text(before)
+    back = dvc(whole, "repro")  # from the run cache
+    assert back.returncode == 0 and (whole / "params.yaml").read_text() == before
+
+
 def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     place = clone(tmp_path / "project")
     for pattern, how in (
