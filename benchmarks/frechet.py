@@ -1,7 +1,7 @@
 """Our Fréchet distance against the matrix square root that other libraries take it by.
 
 Usage   python -m benchmarks.frechet [--images N ...]
-Features of 2048 dimensions with the falling spectrum of the FID Inception's, in float64. The peer is
+Features of 2048 dimensions, their spectrum falling as the FID Inception's does; the peer is
 SciPy's `sqrtm` of the product of the covariances, as in pytorch-fid and torch-fidelity. Prints how
 far they are apart, and a last line of JSON for the first N.
 """
