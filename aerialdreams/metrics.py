@@ -132,6 +132,8 @@ def kernel_distance_interval(a: Features, b: Features, resamples: int = 200) -> 
     values = []
     for _ in range(resamples):
         u, v = (rng.multinomial(len(x), np.full(len(x), 1 / len(x))).astype(float) for x in (a, b))
+        if min(np.count_nonzero(u), np.count_nonzero(v)) < 2:  # of few images: no pair to compare
+            continue
         mixed = float(u @ across @ v / (u.sum() * v.sum()))
         values.append(own(own_a, u) + own(own_b, v) - 2 * mixed)
     low, high = np.percentile(values, [2.5, 97.5])

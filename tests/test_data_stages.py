@@ -97,6 +97,15 @@ def as_tiles(shared: Path, raw: Path, params: Params) -> dict[str, dict[str, flo
     return known
 
 
+def write_captions(ids: list[str]) -> None:
+    """A caption for each patch, in two wordings."""
+    rows = [
+        {"patch_id": n, "caption": f"Été {n}.", "variants": [f"Été {n}.", f"{n}, été."]}
+        for n in ids
+    ]
+    write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+
+
 def test_six_real_patches_through_to_the_dataset(
     real_raw: Path, shared: Path, params: Params
 ) -> None:
@@ -107,8 +116,7 @@ def test_six_real_patches_through_to_the_dataset(
     for stage in (tiff_to_png, lut_masks, class_percentages):
         stage.main(six)
     ids = read_index()["patch_id"].tolist()
-    rows = [{"patch_id": number, "caption": f"Été {number}."} for number in ids]
-    write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+    write_captions(ids)
     dataset.main(six)
     shares = pq.read_table("data/class_percentages.parquet").to_pandas().set_index("patch_id")
     for number, published in known.items():
@@ -143,8 +151,7 @@ def built(indexed: Params) -> Params:
     tiff_to_png.main(indexed)
     lut_masks.main(indexed)
     class_percentages.main(indexed)
-    rows = [{"patch_id": number, "caption": f"Été {number}."} for number in sorted(ZONES)]
-    write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+    write_captions(sorted(ZONES))
     assert dataset.main(indexed).startswith("3 patches in 3 shards")
     return indexed
 

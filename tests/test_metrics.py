@@ -89,6 +89,8 @@ def test_the_kernel_distances_interval() -> None:
     assert 0 < low < kernel_distance(a, b) < high
     low, high = kernel_distance_interval(a, rng.normal(size=(60, 8)))
     assert low < 0 < high  # one distribution: no difference that is real
+    low, high = kernel_distance_interval(a[:3], b[:3])  # some draws have one image only
+    assert np.isfinite([low, high]).all()
 
 
 def test_density_and_coverage() -> None:

@@ -77,9 +77,10 @@ def test_a_run_from_training_to_evaluation(
 
 
 def test_a_store_that_a_kill_left_half_made_is_not_met(
-    store: mlflow.MlflowClient, workdir: Path
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow's tables are made beside their place; what a kill leaves there is of no matter."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (workdir / f"mlflow.db.{os.getpid()}.partial").write_bytes(b"half")
     assert log_evaluation("abc", {"n": 1}, []) is not None
     assert [path.name for path in workdir.glob("mlflow.db*")] == ["mlflow.db"]

@@ -139,6 +139,7 @@ def write_base(params: Params) -> None:
 def place(prepared: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to train in, on what is prepared."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)  # one a process, in the real thing
     return new_place(prepared, workdir)
 
 
@@ -265,7 +266,7 @@ def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
 
 def trained(folder: Path, **changes: Any) -> list[float]:
     """Losses of a training in this process, step by step."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # one a process, in the real thing
+    AcceleratorState._reset_state(reset_partial_state=True)
     training = train_controlnet.Training(settle(folder, **changes))
     training.train(None)
     training.checkpoint.remove()
