@@ -73,7 +73,14 @@ def kill(whole: Path, killed: Path, words: argparse.Namespace) -> int:
 def endure(folder: Path, steps: int) -> dict[str, float]:
     """Memory and step times of a long training, tracked as ever."""
     os.chdir(folder)
-    params = settle(folder, steps=steps, log_every=LOG_EVERY, held_out_every=500, images_every=1000)
+    params = settle(
+        folder,
+        steps=steps,
+        checkpoint_every=200,
+        log_every=LOG_EVERY,
+        held_out_every=500,
+        images_every=1000,
+    )
     times: list[float] = []
     memory: list[float] = []
     step = torch.optim.AdamW.step

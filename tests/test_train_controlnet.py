@@ -155,7 +155,7 @@ def new_place(prepared: Path, folder: Path) -> Path:
 def settle(folder: Path, **changes: Any) -> Params:
     """Write params.yaml with the small values and these of train_controlnet; gives the params."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    runtime = {key: changes.pop(key) for key in ("loaders",) if key in changes}
+    runtime = {key: changes.pop(key) for key in ("loaders", "checkpoint_every") if key in changes}
     more = {"train_controlnet": changes, "runtime": runtime}
     values = merged(merged(values, SMALL), more)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
