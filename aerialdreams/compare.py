@@ -20,6 +20,7 @@ from scmrepo.exceptions import SCMError
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file
 from aerialdreams.generated import AGREEMENT, GENERATED, MANIFEST
+from aerialdreams.params import flat
 from aerialdreams.tracking import training_cost
 
 WORKSPACE = "workspace"
@@ -71,16 +72,6 @@ def load_experiment(name: str) -> Experiment:
     chosen = table[(table["split"] == SPLIT) & (table["source"] == "generated")]
     agreement = chosen.set_index("patch_id")["pixel_accuracy"].sort_index()
     return Experiment(name, params, report, agreement, manifest, files)
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested params by dotted name; a list is one value."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    rows: dict[str, Any] = {}
-    for key, value in values.items():
-        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return rows
 
 
 @dataclass

@@ -336,13 +336,18 @@ def _explain(problem: Any) -> str:
 
 def flatten(params: Params) -> dict[str, str | int | float]:
     """Params as dotted names, as `dvc params diff` and MLflow show them; lists as one value."""
+    rows = flat(params.model_dump(mode="json"))
+    return {
+        key: value if isinstance(value, (int, float, str)) else str(value)
+        for key, value in rows.items()
+    }
 
-    def walk(prefix: str, value: Any) -> dict[str, Any]:
-        if isinstance(value, dict):
-            rows: dict[str, Any] = {}
-            for key, child in value.items():
-                rows |= walk(f"{prefix}.{key}" if prefix else key, child)
-            return rows
-        return {prefix: value if isinstance(value, (int, float, str)) else str(value)}
 
-    return walk("", params.model_dump(mode="json"))
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested params by dotted name; a list is one value."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    rows: dict[str, Any] = {}
+    for key, value in values.items():
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows
