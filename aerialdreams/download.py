@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -62,6 +63,33 @@ def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = No
         )
     known.write_text(f"{found}  {path.name}\n")
     return found
+
+
+def have_file(place: str, downloads: Path, sha256: str) -> Path:
+    """A published file, by its path or its address, with its hash checked.
+
+    Args:
+        place: a path, or an address (http or https), from which it is fetched once.
+        downloads: where a fetched file is kept.
+        sha256: its hash.
+
+    Raises:
+        UserError: there is no such file, or it is another one.
+        WorkError: it cannot be fetched.
+    """
+    if re.match("https?://", place):
+        path = downloads / place.rpartition("/")[2]
+        fetch(place, path, sha256=sha256)
+        return path
+    path = Path(place)
+    if not path.is_file():
+        raise UserError(f"{path}: not found; put the file there, or give its address")
+    found = file_sha256(path)
+    if found != sha256:
+        raise UserError(
+            f"{path}: sha256 is {found}, params ask for {sha256}; put the right file there"
+        )
+    return path
 
 
 def size_of(url: str) -> int | None:

@@ -8,7 +8,11 @@ from numpy.typing import NDArray
 from aerialdreams.classes import CLASS_COUNT
 
 Features = NDArray[np.float64]  # (images, dimensions)
+Values = NDArray[np.float64]  # (images,), or (draws,)
 RESAMPLES = 1000  # of a bootstrap
+HALVES = 200  # of a set, for the interval of a distance
+MOST = 1000  # images in a half
+ROWS = 1000  # of a matrix of pairs that is in memory at a time; all pairs of a split fill it
 NEIGHBOURS = 5  # of density and coverage, as their authors use
 
 
@@ -18,8 +22,8 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray
     return np.bincount(pairs, minlength=CLASS_COUNT**2).reshape(CLASS_COUNT, CLASS_COUNT)
 
 
-def share_error(matrices: NDArray[np.int64]) -> float:
-    """How far the shares of the classes are from those asked for, 0 to 1, the mean over images.
+def share_errors(matrices: NDArray[np.int64]) -> Values:
+    """How far each image's shares of the classes are from those asked for, 0 to 1, (images,).
 
     Half the sum of the absolute differences: 0.1 says that a tenth of the ground is of another
     class than the mask's, and so the caption's, list of classes says, wherever it lies.
@@ -28,19 +32,19 @@ def share_error(matrices: NDArray[np.int64]) -> float:
         matrices: a confusion matrix for each image, (images, 19, 19).
     """
     asked, seen = matrices.sum(2), matrices.sum(1)
-    pixels = matrices.sum((1, 2))
-    return float((np.abs(asked - seen).sum(1) / 2 / pixels).mean())
+    errors: Values = np.abs(asked - seen).sum(1) / 2 / matrices.sum((1, 2))
+    return errors
 
 
-def agreement_interval(matrices: NDArray[np.int64]) -> dict[str, list[float]]:
-    """Intervals that hold mIoU and pixel accuracy with 95 %, by bootstrap over images.
+def agreement_draws(matrices: NDArray[np.int64]) -> dict[str, Values]:
+    """mIoU and pixel accuracy of image sets drawn with replacement (Efron 1979), by name.
 
     Args:
         matrices: a confusion matrix for each image, (images, 19, 19).
 
     Returns:
-        By name, the 2.5th and 97.5th percentile of what images drawn with replacement give
-        (Efron 1979); the mean IoU is over the classes that all masks together have.
+        (RESAMPLES,) each. Two sets of as many images are drawn alike, so that their draws can be
+        divided one by one. The mean IoU is over the classes that all masks together have.
     """
     count = len(matrices)
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
@@ -50,8 +54,27 @@ def agreement_interval(matrices: NDArray[np.int64]) -> dict[str, list[float]]:
     present = matrices.sum((0, 2)) > 0
     with np.errstate(invalid="ignore"):
         iou = np.where(asked > 0, hits / (asked + seen - hits), np.nan)[:, present]
-    measures = {"miou": np.nanmean(iou, 1), "pixel_accuracy": hits.sum(1) / sums.sum((1, 2))}
-    return {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in measures.items()}
+    return {"miou": np.nanmean(iou, 1), "pixel_accuracy": hits.sum(1) / sums.sum((1, 2))}
+
+
+def interval(draws: Values) -> list[float]:
+    """Interval that holds 95 % of the draws."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def mean_interval(values: Values) -> list[float]:
+    """Interval that holds the mean of as many images with 95 %, by bootstrap over images."""
+    rng, count = np.random.default_rng(0), len(values)
+    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return interval(weights @ values / count)
+
+
+def median_ratio_interval(a: Values, b: Values) -> list[float]:
+    """Interval that holds the ratio of two medians with 95 %, by bootstrap over images of both."""
+    rng = np.random.default_rng(0)
+    draws = (np.median(rng.choice(x, (RESAMPLES, len(x))), 1) for x in (a, b))
+    return interval(next(draws) / next(draws))
 
 
 def agreement(matrix: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
@@ -97,21 +120,43 @@ def _triangle(x: Features) -> Features:
     return np.asarray(np.linalg.qr(x, mode="r"))
 
 
+def frechet_interval(a: Features, b: Features) -> list[float]:
+    """Interval that holds the Fréchet distance with 95 %, by halves of both sets, 4 images or more.
+
+    Images drawn with replacement lie nearer to each other than images do, and fewer images lie
+    farther from others: so the spread of halves drawn without replacement, which is that of the
+    whole set drawn anew (McCarthy 1969), is laid around the distance itself. Of very many images
+    fewer than half are taken, and their spread is scaled.
+    """
+    rng, draws = np.random.default_rng(0), []
+    taken = [min(len(x) // 2, MOST) for x in (a, b)]
+    for _ in range(HALVES):
+        x, y = (s[rng.permutation(len(s))[:n]] for s, n in zip((a, b), taken, strict=True))
+        draws.append(frechet_distance(x, y))
+    scale = np.sqrt(taken[0] / (len(a) - taken[0]))
+    around = (np.array(draws) - np.median(draws)) * scale
+    return interval(np.maximum(frechet_distance(a, b) + around, 0))
+
+
 def kernel_distance(a: Features, b: Features) -> float:
     """Unbiased squared MMD with the kernel (x·y / d + 1)³ (Bińkowski et al. 2018), over all images.
 
     Near 0 for two samples of one distribution, whatever their size; it may be negative.
     """
 
-    def kernel(x: Features, y: Features) -> Features:
-        product: Features = (x @ y.T / x.shape[1] + 1) ** 3
-        return product
+    def total(x: Features, y: Features) -> float:
+        return sum(float(_kernel(x[i : i + ROWS], y).sum()) for i in range(0, len(x), ROWS))
 
     def own(x: Features) -> float:
-        matrix = kernel(x, x)
-        return float((matrix.sum() - np.trace(matrix)) / (len(x) * (len(x) - 1)))
+        diagonal = float((((x**2).sum(1) / x.shape[1] + 1) ** 3).sum())
+        return (total(x, x) - diagonal) / (len(x) * (len(x) - 1))
 
-    return own(a) + own(b) - 2 * float(kernel(a, b).mean())
+    return own(a) + own(b) - 2 * total(a, b) / (len(a) * len(b))
+
+
+def _kernel(x: Features, y: Features) -> Features:
+    product: Features = (x @ y.T / x.shape[1] + 1) ** 3
+    return product
 
 
 def kernel_distance_interval(a: Features, b: Features, resamples: int = 200) -> list[float]:
@@ -120,11 +165,11 @@ def kernel_distance_interval(a: Features, b: Features, resamples: int = 200) -> 
     A draw's doubled images would count as equal pairs; those are left out of its means. Of more
     than 1,000 images, as many are taken, spread evenly: the interval is then wider than it is.
     """
-    a, b = (x[:: -(-len(x) // 1000)] for x in (a, b))
+    a, b = (x[:: -(-len(x) // MOST)] for x in (a, b))
     rng = np.random.default_rng(0)
-    own_a, own_b, across = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    own_a, own_b, across = _kernel(a, a), _kernel(b, b), _kernel(a, b)
 
-    def own(kernel: Features, weights: NDArray[np.float64]) -> float:
+    def own(kernel: Features, weights: Values) -> float:
         pairs = np.outer(weights, weights)
         np.fill_diagonal(pairs, 0)
         return float((pairs * kernel).sum() / pairs.sum())
@@ -136,27 +181,52 @@ def kernel_distance_interval(a: Features, b: Features, resamples: int = 200) -> 
             continue
         mixed = float(u @ across @ v / (u.sum() * v.sum()))
         values.append(own(own_a, u) + own(own_b, v) - 2 * mixed)
-    low, high = np.percentile(values, [2.5, 97.5])
-    return [float(low), float(high)]
+    return interval(np.array(values))
 
 
-def density_coverage(real: Features, made: Features) -> tuple[float, float]:
+def density_coverage(real: Features, made: Features) -> tuple[Values, Values]:
     """Fidelity and diversity of a set beside the real one (Naeem et al. 2020, arXiv 2002.09797).
 
-    A real image's ball reaches to its 5th nearest real one. Density: balls that a made image lies
-    in, over 5, on average; 1 where both are of one distribution, more where made images crowd.
-    Coverage: share of balls with a made image in them, at most 1.
+    A real image's ball reaches to its 5th nearest real one. Density, the mean of the first values:
+    balls that a made image lies in, over 5; 1 where both are of one distribution, more where made
+    images crowd. Coverage, the mean of the second: share of balls with a made image in them.
+
+    Returns:
+        Of each made image, and of each real one.
     """
-    between = _distances(real, real)
-    radius = np.sort(between, 1)[:, NEIGHBOURS]  # the nearest is the image itself
-    inside = _distances(real, made) < radius[:, None]
-    return float(inside.sum(0).mean() / NEIGHBOURS), float(inside.any(1).mean())
+    inside, covered = np.zeros(len(made)), []
+    for first in range(0, len(real), ROWS):
+        some = real[first : first + ROWS]
+        # The nearest is the image itself.
+        radius = np.partition(_distances(some, real), NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+        balls = _distances(some, made) < radius[:, None]
+        inside += balls.sum(0)
+        covered.append(balls.any(1))
+    return inside / NEIGHBOURS, np.concatenate(covered).astype(float)
 
 
-def nearest(a: Features, b: Features) -> float:
-    """Median, over a set, of the distance to the nearest one of another."""
-    rows = range(0, len(a), 1000)  # a whole split's distances to the train split fill a memory
-    return float(np.median(np.concatenate([_distances(a[i : i + 1000], b).min(1) for i in rows])))
+def nearest(a: Features, b: Features) -> Values:
+    """Distance of each of a set to the nearest one of another, (len(a),)."""
+    rows = range(0, len(a), ROWS)
+    return np.concatenate([_distances(a[i : i + ROWS], b).min(1) for i in rows])
+
+
+def spread(samples: list[Features]) -> Values:
+    """How far images of one mask lie apart, beside images of different masks, (masks,).
+
+    Args:
+        samples: features of as many image sets as there are samples, of the same masks in order.
+
+    Returns:
+        For each mask the mean distance of its samples, over the mean distance of two images of
+        different masks: 0 where the noise changes nothing, 1 where the mask does not.
+    """
+    pairs = [(a, b) for n, a in enumerate(samples) for b in samples[:n]]
+    own = np.mean([np.linalg.norm(a - b, axis=1) for a, b in pairs], axis=0)
+    first = samples[0][:MOST]
+    others = _distances(first, first)
+    apart: Values = own / (others.sum() / (len(first) * (len(first) - 1)))
+    return apart
 
 
 def _distances(a: Features, b: Features) -> Features:

@@ -16,6 +16,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "bf16"]
 # Widths of a network's levels. 8 is the size of the smallest normalisation group that we use.
@@ -174,7 +175,14 @@ class EncodeLatents(_Group):
     held_out: int = Field(ge=1)
 
 
+class PublishedWeights(_Group):
+    weights: str = Field(min_length=1)
+    sha256: Sha256
+
+
 class TrainSegmenter(_Group):
+    source: Literal["trained", "ign"]
+    ign: PublishedWeights
     seed: Seed
     channels: Channels
     steps: Steps
@@ -251,7 +259,12 @@ class GenerateValidation(_Group):
 class EvaluateFid(_Group):
     batch: Batch
     inception_weights: str
-    inception_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    inception_sha256: Sha256
+
+
+class EvaluateUtility(_Group):
+    seeds: int = Field(ge=2)
+    steps: Steps
 
 
 class Params(_Group):
@@ -272,6 +285,7 @@ class Params(_Group):
     train_controlnet: TrainControlnet
     generate_validation: GenerateValidation
     evaluate_fid: EvaluateFid
+    evaluate_utility: EvaluateUtility
 
     @field_validator("classes")
     @classmethod
@@ -287,6 +301,15 @@ class Params(_Group):
             if twice:
                 raise ValueError(f"{field} {twice[0]!r} is used twice; each class needs its own")
         return classes
+
+    @model_validator(mode="after")
+    def _size_for_the_judge(self) -> "Params":
+        if self.train_segmenter.source == "ign" and self.image_size % 32:
+            raise ValueError(
+                f"image_size: is {self.image_size}; IGN's judge (train_segmenter.source) needs a"
+                " multiple of 32"
+            )
+        return self
 
     @model_validator(mode="after")
     def _turns_to_learn_from(self) -> "Params":

@@ -1,4 +1,4 @@
-"""The judge: a small U-Net that reads land cover from an image."""
+"""The judge: a U-Net that reads land cover from an image, our own small one or IGN's."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aerialdreams.classes import CLASS_COUNT
 from aerialdreams.errors import UserError
+from aerialdreams.ign_segmenter import IgnSegmenter
 
 SEGMENTER = Path("models/segmenter")
 
@@ -78,17 +79,20 @@ class Segmenter(nn.Module):
         (folder / "config.json").write_text(config + "\n")
         save_file(self.state_dict(), folder / "model.safetensors")
 
-    @classmethod
-    def load(cls, folder: Path) -> "Segmenter":
-        """Read what `save` wrote.
 
-        Raises:
-            UserError: a file is missing or damaged.
-        """
-        try:
-            model = cls(json.loads((folder / "config.json").read_text())["channels"])
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            message = str(error).splitlines()[0]
-            raise UserError(f"{folder}: no segmenter ({message}); `dvc checkout` it") from None
-        return model.eval()
+def load_segmenter(folder: Path = SEGMENTER) -> Segmenter | IgnSegmenter:
+    """Read a segmenter that was saved.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if config.get("kind") == "ign":
+            return IgnSegmenter.load(folder)
+        model = Segmenter(config["channels"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no segmenter ({message}); `dvc checkout` it") from None
+    return model.eval()

@@ -22,6 +22,7 @@ from aerialdreams.processes import ALONE, Team
 from aerialdreams.progress import progress
 
 CPU = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WAYS = 8  # a square's turns and mirrorings
 
 

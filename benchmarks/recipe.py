@@ -106,9 +106,10 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
 
     from aerialdreams.dataset import load_split
     from aerialdreams.diffusion import generate, load_base, load_controlnet, orders_of
+    from aerialdreams.judge import Judge
     from aerialdreams.metrics import agreement, confusion
     from aerialdreams.training import set_up_torch
-    from stages.evaluate_FID import Judge, Seen, distances
+    from stages.evaluate_FID import Seen, distances
     from stages.train_controlnet import Training
 
     params = with_values(load_params(), VARIANTS.get(name, {}), seed, steps)
@@ -139,7 +140,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
         made, ground = (
             Seen(features={"judge": [judge(one).double().numpy()]}) for one in (images, real.images)
         )
-        result |= distances(made, ground, ["judge"])
+        result |= distances(made, ground)
     numbers = {key: value for key, value in result.items() if isinstance(value, float)}
     place(name, seed, steps).write_text(json.dumps(numbers | {"n": len(images)}))
 

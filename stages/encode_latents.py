@@ -30,9 +30,8 @@ from aerialdreams.params import EncodeLatents, Params
 from aerialdreams.patches import resize_image, resize_mask
 from aerialdreams.progress import progress
 from aerialdreams.stage import run_stage, scratch
-from aerialdreams.training import WAYS, set_up_torch, to_tensor, turned
+from aerialdreams.training import DTYPES, WAYS, set_up_torch, to_tensor, turned
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HELD_OUT = "validation-held-out.safetensors"
 
 

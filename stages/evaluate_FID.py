@@ -1,20 +1,18 @@
 """evaluate-FID: how good the generated images are, beside the real ones and an untrained model's.
 
-Reads   data/generated/, data/dataset/, models/segmenter/, and the FID Inception if it is there
+Reads   data/generated/, data/dataset/, models/segmenter/; the FID Inception where it is named
 Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv for plots;
         data/agreement.parquet, each image's agreement with its mask; the same numbers on the run in
         MLflow that trained the model
 
 The judge (train-segmenter) reads land cover from images: agreement with the mask that was asked
 for. Distances compare features of image sets: with the FID Inception they are FID and KID, with
-the judge's features they are named so.
+the judge's features they are named so. Beside a number NAME stands its interval, NAME_95.
 """
 
 import csv
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,37 +25,43 @@ from numpy.typing import NDArray
 from aerialdreams.dataset import Patch, count_patches, in_batches, read_patches
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file, write_json
-from aerialdreams.generated import AGREEMENT, GENERATED, HELD_OUT, MANIFEST, SOURCES
+from aerialdreams.generated import (
+    AGREEMENT,
+    EVALUATION,
+    GENERATED,
+    HELD_OUT,
+    MANIFEST,
+    SOURCES,
+    read_json,
+)
+from aerialdreams.judge import Images, Inception, Judge, load_inception
 from aerialdreams.metrics import (
     NEIGHBOURS,
     agreement,
-    agreement_interval,
+    agreement_draws,
     confusion,
     density_coverage,
     frechet_distance,
+    frechet_interval,
+    interval,
     kernel_distance,
     kernel_distance_interval,
+    mean_interval,
+    median_ratio_interval,
     nearest,
-    share_error,
+    share_errors,
+    spread,
 )
-from aerialdreams.params import EvaluateFid, Params
+from aerialdreams.params import Params
 from aerialdreams.patches import read_image, resize_image, resize_mask
 from aerialdreams.progress import progress
-from aerialdreams.segmenter import SEGMENTER, Segmenter
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import write_table
 from aerialdreams.tracking import flatten_numbers, log_evaluation
-from aerialdreams.training import set_up_torch, to_tensor
+from aerialdreams.training import set_up_torch
 
-EVALUATION = Path("metrics/evaluation.json")
 NOT_COMPUTED = "not computed: no weights"
-JUDGE_DISTANCES = (
-    "judge_frechet_distance",
-    "judge_kernel_distance",
-    "judge_kernel_distance_95",
-    "judge_density",
-    "judge_coverage",
-)
+ONE_SAMPLE = "not computed: one sample of each mask"
 
 AGREEMENT_SCHEMA = pa.schema(
     [
@@ -68,49 +72,22 @@ AGREEMENT_SCHEMA = pa.schema(
     ]
 )
 
-Images = NDArray[np.uint8]
-
-
-class Inception:
-    """The FID Inception of 2015 as TorchScript; its own bilinear resize to 299 pixels."""
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self.model = torch.jit.load(path, map_location=device).eval()
-        self.device = device
-
-    def __call__(self, images: Images) -> torch.Tensor:
-        """Features (batch, 2048) of RGB images (batch, height, width, 3)."""
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
-        features: torch.Tensor = self.model(pixels, return_features=True)
-        return features
-
-
-class Judge:
-    """The segmenter as a judge of images."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.model = Segmenter.load(SEGMENTER).to(device)
-        self.device = device
-
-    def __call__(self, images: Images) -> torch.Tensor:
-        """Features (batch, dimensions) of RGB images (batch, height, width, 3)."""
-        return self.model.features(to_tensor(images).to(self.device))
-
-    def read(self, images: Images) -> NDArray[np.uint8]:
-        """Class ids (batch, height, width)."""
-        ids = self.model(to_tensor(images).to(self.device)).argmax(1) + 1
-        return ids.cpu().numpy().astype(np.uint8)
+Spaces = Mapping[str, Judge | Inception]  # what gives features, by its name
 
 
 def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.evaluate_fid
-    manifest = read_manifest()
-    judge, inception = Judge(device), load_inception(stage, device)
-    names = [land_cover.name for land_cover in params.classes]
+    manifest = read_json(GENERATED / MANIFEST)
+    judge = Judge(device)
+    inception = load_inception(stage, Path(params.raw_patches.downloads), device)
+    spaces: Spaces = {"judge": judge, "inception": inception} if inception else {"judge": judge}
+    samples = int(manifest["params"]["samples"])
+    train = see_train(spaces, params)
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for split in HELD_OUT:
-        report[split] = evaluate(split, judge, inception, params, names, rows)
+        sets = see_split(split, samples, judge, spaces, params, rows)
+        report[split] = evaluate(sets, train, samples, params)
         write_iou(Path(f"metrics/iou_{split}.csv"), report[split])
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
@@ -124,35 +101,6 @@ def main(params: Params) -> str:
     )
 
 
-def read_manifest() -> dict[str, Any]:
-    """What generate-validation wrote of its images."""
-    path = GENERATED / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}; `dvc repro generate-validation`") from None
-    return manifest
-
-
-def load_inception(stage: EvaluateFid, device: torch.device) -> Inception | None:
-    """The FID Inception where its file is there.
-
-    Raises:
-        UserError: the file is another one; random or other weights give numbers that look right.
-    """
-    path = Path(stage.inception_weights)
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != stage.inception_sha256:
-        raise UserError(
-            f"{path}: sha256 is {digest}, evaluate_fid.inception_sha256 asks for"
-            f" {stage.inception_sha256}; put the right file there, or none"
-        )
-    return Inception(path, device)
-
-
 @dataclass
 class Seen:
     """What is gathered of an image set, one pass over it."""
@@ -161,77 +109,111 @@ class Seen:
     features: dict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    differences: list[float] = field(default_factory=list)  # of each image from the first sample
+
+    @torch.no_grad()
+    def look(self, images: Images, spaces: Spaces) -> None:
+        """Gather the features of some images."""
+        for name, space in spaces.items():
+            self.features[name].append(space(images).cpu().double().numpy())
 
     def of(self, space: str) -> NDArray[np.float64]:
         """Features of all images in a space, (images, dimensions)."""
         return np.concatenate(self.features[space])
 
 
-@torch.no_grad()
-def evaluate(
-    split: str,
-    judge: Judge,
-    inception: Inception | None,
-    params: Params,
-    names: list[str],
-    rows: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """All numbers of one split; its images pass by in batches, only their features stay.
-
-    `rows` gets one of each image for `AGREEMENT`.
-    """
-    spaces: dict[str, Judge | Inception] = {"judge": judge}
-    if inception:
-        spaces["inception"] = inception
-    batch, size, count = params.evaluate_fid.batch, params.image_size, count_patches(split)
-    sets = {source: Seen() for source in ("real", *SOURCES)}
-    batches = in_batches(read_patches(split), batch)
-    for patches in progress(batches, f"{split} judged", "batches", -(-count // batch)):
-        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-        for source, seen in sets.items():
-            images = np.stack([picture(split, source, patch, size) for patch in patches])
-            read = judge.read(images)
-            for patch, mask, ids in zip(patches, masks, read, strict=True):
-                seen.matrices.append(confusion(mask, ids))
-                right = float((mask == ids).mean())
-                rows.append(
-                    {
-                        "split": split,
-                        "source": source,
-                        "patch_id": patch.patch_id,
-                        "pixel_accuracy": right,
-                    }
-                )
-            for name, space in spaces.items():
-                seen.features[name].append(space(images).cpu().double().numpy())
-
-    report: dict[str, Any] = {}
-    for source, seen in sets.items():
-        matrices = np.stack(seen.matrices)
-        intervals = agreement_interval(matrices)
-        report[source] = {"n": count} | agreement(matrices.sum(0), names)
-        report[source] |= {f"{key}_95": value for key, value in intervals.items()}
-        report[source]["class_share_error"] = share_error(matrices)
-    real = sets["real"]
-    train = Seen()
+def see_train(spaces: Spaces, params: Params) -> Seen:
+    """The train split's features."""
+    seen, size, batch = Seen(), params.image_size, params.evaluate_fid.batch
     batches = in_batches(read_patches("train"), batch)
-    total = count_patches("train")
-    for patches in progress(batches, "train seen", "batches", -(-total // batch)):
-        images = np.stack([resize_image(patch.image, size) for patch in patches])
-        for name, space in spaces.items():
-            train.features[name].append(space(images).cpu().double().numpy())
+    total = -(-count_patches("train") // batch)
+    for patches in progress(batches, "train seen", "batches", total):
+        seen.look(np.stack([resize_image(patch.image, size) for patch in patches]), spaces)
+    return seen
+
+
+@torch.no_grad()
+def see_split(
+    split: str,
+    samples: int,
+    judge: Judge,
+    spaces: Spaces,
+    params: Params,
+    rows: list[dict[str, Any]],
+) -> dict[str, Seen]:
+    """The image sets of a split, by name; images pass by in batches, only their features stay.
+
+    `rows` gets one of each judged image for `AGREEMENT`.
+    """
+    batch, size = params.evaluate_fid.batch, params.image_size
+    more = [f"sample-{number}" for number in range(2, samples + 1)]
+    sets = {source: Seen() for source in ("real", *SOURCES, *more)}
+    batches = in_batches(read_patches(split), batch)
+    total = -(-count_patches(split) // batch)
+    for patches in progress(batches, f"{split} judged", "batches", total):
+        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
+        images = {
+            source: np.stack([picture(split, source, patch, size) for patch in patches])
+            for source in sets
+        }
+        for source in ("real", *SOURCES):
+            for patch, mask, ids in zip(patches, masks, judge.read(images[source]), strict=True):
+                sets[source].matrices.append(confusion(mask, ids))
+                right = float((mask == ids).mean())
+                row = {"split": split, "source": source, "patch_id": patch.patch_id}
+                rows.append(row | {"pixel_accuracy": right})
+        for source, seen in sets.items():
+            seen.look(images[source], spaces)
+        for source in more:
+            apart = np.abs(images[source].astype(float) - images["generated"]) / 255
+            sets[source].differences += apart.mean((1, 2, 3)).tolist()
+    return sets
+
+
+def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -> dict[str, Any]:
+    """All numbers of one split, by image set."""
+    names = [land_cover.name for land_cover in params.classes]
+    report: dict[str, Any] = {}
+    draws = {}
+    for source in ("real", *SOURCES):
+        matrices = np.stack(sets[source].matrices)
+        draws[source] = agreement_draws(matrices)
+        report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), names)
+        report[source] |= {f"{key}_95": interval(some) for key, some in draws[source].items()}
+        report[source] |= mean_of("class_share_error", share_errors(matrices))
+    real, count = sets["real"], len(sets["real"].matrices)
+    total = len(train.of("judge"))
     # As many real images of other places: no image set can be expected to come nearer.
-    spread = [number * total // count for number in range(min(count, total))]
-    floor = Seen(features={name: [train.of(name)[spread]] for name in spaces})
+    evenly = [number * total // count for number in range(min(count, total))]
+    floor = Seen(features={name: [train.of(name)[evenly]] for name in train.features})
     for source in SOURCES:
         report[source]["miou_of_real"] = report[source]["miou"] / report["real"]["miou"]
-        report[source] |= distances(sets[source], real, spaces)
+        ratios = draws[source]["miou"] / draws["real"]["miou"]
+        report[source]["miou_of_real_95"] = interval(ratios)
+        report[source] |= distances(sets[source], real)
         # Copies of what was learnt by heart would be nearer to the train split than real ones are.
-        made, ground = sets[source].of("judge"), real.of("judge")
-        to_train = nearest(made, train.of("judge")) / nearest(ground, train.of("judge"))
-        report[source]["judge_nearest_train_of_real"] = to_train
-    report["floor"] = {"n": len(spread)} | distances(floor, real, spaces)
+        made, ground = (nearest(one.of("judge"), train.of("judge")) for one in (sets[source], real))
+        ratio = float(np.median(made) / np.median(ground))
+        report[source]["judge_nearest_train_of_real"] = ratio
+        report[source]["judge_nearest_train_of_real_95"] = median_ratio_interval(made, ground)
+    report["generated"] |= diversity(sets, samples)
+    report["floor"] = {"n": len(evenly)} | distances(floor, real)
     return report
+
+
+def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    """The mean over images under its name, and its interval."""
+    return {name: float(values.mean()), f"{name}_95": mean_interval(values)}
+
+
+def diversity(sets: dict[str, Seen], samples: int) -> dict[str, Any]:
+    """How far the samples of one mask lie apart, in pixels and in the judge's features."""
+    if samples < 2:
+        return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
+    drawn = [sets["generated"], *(sets[f"sample-{n}"] for n in range(2, samples + 1))]
+    pixels = np.mean([seen.differences for seen in drawn[1:]], axis=0)
+    features = spread([seen.of("judge") for seen in drawn])
+    return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)
 
 
 def picture(split: str, source: str, patch: Patch, size: int) -> NDArray[np.uint8]:
@@ -252,24 +234,37 @@ def picture(split: str, source: str, patch: Patch, size: int) -> NDArray[np.uint
     return image
 
 
-def distances(a: Seen, real: Seen, spaces: Iterable[str]) -> dict[str, Any]:
+def distances(a: Seen, real: Seen) -> dict[str, Any]:
     """Distances of an image set to the real one, by their features in each space."""
     made, ground = a.of("judge"), real.of("judge")
     count = min(len(made), len(ground))
     too_few = f"not computed: {count} images are too few"
-    report: dict[str, Any] = dict.fromkeys(JUDGE_DISTANCES, too_few)
-    if count > 1:
-        report["judge_frechet_distance"] = frechet_distance(made, ground)
-        report["judge_kernel_distance"] = kernel_distance(made, ground)
-        report["judge_kernel_distance_95"] = kernel_distance_interval(made, ground)
+    report = distance_pair(made, ground, "judge_frechet_distance", "judge_kernel_distance")
     if count > NEIGHBOURS:
         density, coverage = density_coverage(ground, made)
-        report |= {"judge_density": density, "judge_coverage": coverage}
-    report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
-    if "inception" in spaces:
-        report["fid"] = frechet_distance(a.of("inception"), real.of("inception"))
-        report["kid"] = kernel_distance(a.of("inception"), real.of("inception"))
+        report |= mean_of("judge_density", density) | mean_of("judge_coverage", coverage)
+    else:
+        report |= {"judge_density": too_few, "judge_coverage": too_few}
+    if "inception" in a.features:
+        report |= distance_pair(a.of("inception"), real.of("inception"), "fid", "kid")
+    else:
+        report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
     return report
+
+
+def distance_pair(
+    made: NDArray[np.float64], ground: NDArray[np.float64], frechet: str, kernel: str
+) -> dict[str, Any]:
+    """Both distances of two sets of features under their names, with intervals."""
+    count = min(len(made), len(ground))
+    if count < 4:  # halves of one image have no spread
+        return dict.fromkeys((frechet, kernel), f"not computed: {count} images are too few")
+    return {
+        frechet: frechet_distance(made, ground),
+        f"{frechet}_95": frechet_interval(made, ground),
+        kernel: kernel_distance(made, ground),
+        f"{kernel}_95": kernel_distance_interval(made, ground),
+    }
 
 
 def write_iou(path: Path, report: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """report: what the pipeline made and how good it is, as one page that needs nothing beside it.
 
 Reads   data/generated/, data/dataset/ (validation and test), data/agreement.parquet,
-        metrics/evaluation.json, metrics/controlnet.csv, metrics/controlnet_held_out.csv
+        metrics/{evaluation,utility}.json, metrics/{controlnet,controlnet_held_out}.csv
 Writes  data/report.html: samples, the best and the worst by agreement with the mask, IoU by
         class, losses, numbers with intervals, params, hashes, credits; the same page goes to the
         run in MLflow that trained the model
@@ -11,7 +11,6 @@ import base64
 import csv
 import html
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,15 @@ from aerialdreams.classes import colours
 from aerialdreams.dataset import Patch, read_patches
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file
-from aerialdreams.generated import AGREEMENT, GENERATED, HELD_OUT, MANIFEST
+from aerialdreams.generated import (
+    AGREEMENT,
+    EVALUATION,
+    GENERATED,
+    HELD_OUT,
+    MANIFEST,
+    UTILITY,
+    read_json,
+)
 from aerialdreams.params import Params, flatten
 from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT, read_image, resize_image, resize_mask
 from aerialdreams.stage import run_stage
@@ -32,7 +39,6 @@ from aerialdreams.tables import read_table
 from aerialdreams.tracking import log_evaluation
 
 REPORT = Path("data/report.html")
-EVALUATION = Path("metrics/evaluation.json")
 CURVES = {
     "Loss": Path("metrics/controlnet.csv"),
     "Loss on validation patches": Path("metrics/controlnet_held_out.csv"),
@@ -73,6 +79,7 @@ def main(params: Params) -> str:
             sections.append(f"<h3>{title}</h3><div class=patches>{''.join(figures)}</div>")
         sections.append("<h3>Numbers</h3>" + numbers_table(report[split]))
         sections.append("<h3>IoU by class</h3>" + class_bars(report[split]))
+    sections.append("<h2>Use</h2>" + utility_table(read_json(UTILITY)))
     sections.append("<h2>Training</h2>" + "".join(curve(t, p) for t, p in CURVES.items()))
     made_from = {key: value for key, value in manifest.items() if key.endswith("md5")}
     # How the work was done changes no byte, of this page neither.
@@ -90,19 +97,6 @@ def main(params: Params) -> str:
         partial.write_text(page, encoding="utf-8")
     log_evaluation(manifest["controlnet_md5"], {}, [REPORT])
     return f"{shown} patches shown, {len(page) / 1e6:.1f} MB"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that another stage wrote.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}; `dvc repro` makes it") from None
-    return values
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -145,6 +139,16 @@ def numbers_table(split: dict[str, Any]) -> str:
     for key in keys:
         if key != "iou" and not key.endswith("_95"):
             rows.append([key, *(cell(split[name], key) for name in sets)])
+    return table(rows)
+
+
+def utility_table(report: dict[str, Any]) -> str:
+    """What segmenters learnt from real and generated images, by lesson."""
+    rows = [["learnt from", "N", "mIoU on real test images", "of real", "by seed"]]
+    for name, numbers in report.items():
+        seeds = " ".join(f"{score:.3f}" for score in numbers["miou_by_seed"])
+        of_real = cell(numbers, "miou_of_real")
+        rows.append([name, str(numbers["n"]), cell(numbers, "miou"), of_real, seeds])
     return table(rows)
 
 

@@ -44,6 +44,7 @@ from aerialdreams.student import (
 )
 from aerialdreams.tracking import Run, register_model, training_run
 from aerialdreams.training import (
+    DTYPES,
     Checkpoint,
     scheduled_rate,
     set_rate,
@@ -53,7 +54,6 @@ from aerialdreams.training import (
 
 LOSSES, HELD_OUT = Path("metrics/controlnet.csv"), Path("metrics/controlnet_held_out.csv")
 INPUTS = [LATENTS, DATASET, BASE]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(params: Params) -> str:

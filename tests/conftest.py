@@ -38,6 +38,18 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which `dvc repro` ran undisturbed, small; who changes it puts it back."""
+    from tests.projects import clone, commit, dvc
+
+    place = clone(tmp_path_factory.mktemp("whole") / "project")
+    ended = dvc(place, "repro")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    commit(place, "run")
+    return place
+
+
 @pytest.fixture
 def real_raw(workdir: Path, shared: Path) -> Path:
     """data/raw with the three real FLAIR patches and their metadata."""

@@ -1,73 +1,17 @@
 """The whole pipeline in fresh clones, small: what comes out, again, and after being killed."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import psutil
-import pytest
 import yaml
 
-from tests.conftest import ROOT
-
-SMALL = {
-    "runtime": {"checkpoint_every": 5},
-    "image_size": 64,
-    "raw_patches": {
-        "sample": {
-            "zone_side": 2,
-            "zones": {
-                "D038_2021": ["Z1_UA", "Z2_FN"],
-                "D014_2020": ["Z1_UA"],
-                "D022_2021": ["Z1_AU"],
-            },
-        },
-    },
-    "base_model": {
-        "tiny": {
-            "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16]},
-            "unet": {"steps": 30, "channels": [16, 24, 32]},
-        },
-    },
-    "train_segmenter": {"steps": 60, "channels": [8, 16, 24]},
-    "train_controlnet": {"steps": 40, "log_every": 10, "images_every": 20, "images": 2},
-    "generate_validation": {"steps": 2, "batch": 4, "grid_rows": 2},
-}
-
-
-def merge(values: dict, changes: dict) -> None:
-    for key, value in changes.items():
-        if isinstance(value, dict) and key != "zones":
-            merge(values[key], value)
-        else:
-            values[key] = value
-
-
-def clone(place: Path) -> Path:
-    """A fresh clone of what is committed, with small params."""
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(place)], check=True)
-    params = yaml.safe_load((place / "params.yaml").read_text())
-    merge(params, SMALL)
-    (place / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    return place
-
-
-def environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-
-
-def dvc(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["dvc", *words], cwd=place, env=environment(), capture_output=True, text=True
-    )
+from tests.projects import clone, dvc, environment, params_of, run, set_params
 
 
 def kill_when(place: Path, ready: Callable[[], bool], how: signal.Signals) -> None:
@@ -102,15 +46,6 @@ def stages_in(place: Path) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which `dvc repro` ran undisturbed."""
-    place = clone(tmp_path_factory.mktemp("whole") / "project")
-    ended = dvc(place, "repro")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return place
-
-
 def test_every_stage_says_what_it_did_and_the_metrics_are_there(whole: Path) -> None:
     metrics = json.loads((whole / "metrics/evaluation.json").read_text())
     for split in ("validation", "test"):
@@ -136,11 +71,6 @@ def test_every_stage_says_what_it_did_and_the_metrics_are_there(whole: Path) -> 
     assert any("OpenStreetMap" in credit for credit in manifest["credits"])
 
 
-def params_of(place: Path) -> dict:
-    values: dict = yaml.safe_load((place / "params.yaml").read_text())
-    return values
-
-
 def test_mlflow_leads_from_the_run_to_dvc_lock_and_back(whole: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{whole / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("aerialdreams")
@@ -150,8 +80,9 @@ def test_mlflow_leads_from_the_run_to_dvc_lock_and_back(whole: Path) -> None:
     hashes = {item["path"]: item["md5"] for item in lock["deps"] + lock["outs"]}
     for path in ("data/dataset", "data/latents", "models/base", "models/controlnet"):
         assert run.data.tags[f"md5.{path}"] == hashes[path]
+    # The commit that it ran on; the one after it has its dvc.lock.
     head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=whole, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "HEAD~1"], cwd=whole, capture_output=True, text=True, check=True
     )
     assert run.data.tags["mlflow.source.git.commit"] == head.stdout.strip()
     assert run.data.params["train_controlnet.steps"] == "40"
@@ -177,19 +108,13 @@ def test_a_second_run_has_nothing_to_do(whole: Path) -> None:
 
 def test_two_experiments_side_by_side(whole: Path, tmp_path: Path) -> None:
     """What is committed beside what is in the workspace, where the mask is hardly followed."""
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run([*git, "commit", "-qam", "small"], cwd=whole, check=True)
     before = (whole / "params.yaml").read_text()
-    params = params_of(whole)
-    params["generate_validation"]["conditioning_scale"] = 0.0
-    (whole / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    set_params(whole, {"generate_validation": {"conditioning_scale": 0.0}})
     again = dvc(whole, "repro")
     assert again.returncode == 0, again.stderr
     assert "Running stage 'train-controlnet'" not in again.stdout
-    compared = subprocess.run(
-        ["aerialdreams", "compare", "HEAD", "workspace", "--page", str(tmp_path / "page.html")],
-        cwd=whole, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    page = tmp_path / "page.html"
+    compared = run(whole, "aerialdreams", "compare", "HEAD", "workspace", "--page", str(page))
     assert compared.returncode == 0, compared.stderr
     rows = [line.split() for line in compared.stdout.splitlines()]
     differing = [row for row in rows if row and "." in row[0] and len(row) == 3]
@@ -197,12 +122,8 @@ def test_two_experiments_side_by_side(whole: Path, tmp_path: Path) -> None:
     assert not any(row[0].startswith("train_controlnet") for row in differing)
     assert any(row[:1] == ["minutes"] and row[1] == row[2] for row in rows)  # one training
     assert "workspace shows" in compared.stdout and "N = 4" in compared.stdout
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("<figure>") == 2 * 2 * 4
-    wrong = subprocess.run(
-        ["aerialdreams", "compare", "HEAD", "nowhere"],
-        cwd=whole, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    assert page.read_text().count("<figure>") == 2 * 2 * 4
+    wrong = run(whole, "aerialdreams", "compare", "HEAD", "nowhere")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
     assert "nowhere: " in wrong.stderr and "name a git revision" in wrong.stderr
     (whole / "params.yaml").write_text(before)
@@ -229,10 +150,10 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_
 
 
 def test_a_change_of_wording_leaves_the_judge_alone(whole: Path) -> None:
-    params = params_of(whole)
-    params["captions"]["templates"] = [["{classes}, {place}."]]
-    (whole / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    before = (whole / "params.yaml").read_text()
+    set_params(whole, {"captions": {"templates": [["{classes}, {place}."]]}})
     planned = dvc(whole, "repro", "--dry").stdout
+    (whole / "params.yaml").write_text(before)
     assert "Running stage 'captions'" in planned
     for stage in ("tiff-to-png", "lut-masks", "class-percentages", "osm-metadata", "train-segm"):
         assert f"Running stage '{stage}" not in planned

@@ -9,9 +9,11 @@ import torch
 
 from aerialdreams.dataset import Patch
 from aerialdreams.errors import UserError
+from aerialdreams.generated import GENERATED, MANIFEST, read_json
+from aerialdreams.judge import load_inception
 from aerialdreams.params import Params
 from aerialdreams.patches import write_image
-from stages.evaluate_FID import Seen, distances, load_inception, picture, read_manifest
+from stages.evaluate_FID import Seen, distances, picture
 from tests.conftest import changed
 
 CPU = torch.device("cpu")
@@ -27,15 +29,16 @@ class Stand(torch.nn.Module):
 
 
 def test_no_weights_no_number(workdir: Path, params: Params) -> None:
-    assert load_inception(params.evaluate_fid, CPU) is None
+    assert load_inception(params.evaluate_fid, workdir, CPU) is None
 
 
-def test_other_weights_are_refused(workdir: Path, params: Params) -> None:
-    path = workdir / params.evaluate_fid.inception_weights
-    path.parent.mkdir()
-    torch.jit.script(Stand()).save(path)
-    with pytest.raises(UserError, match=r"inception-2015-12-05\.pt: sha256 is .* asks for f58cb9"):
-        load_inception(params.evaluate_fid, CPU)
+def test_missing_and_other_weights_are_refused(workdir: Path, params: Params) -> None:
+    mine = changed(params, evaluate_fid={"inception_weights": "inception.pt"})
+    with pytest.raises(UserError, match=r"inception\.pt: not found"):
+        load_inception(mine.evaluate_fid, workdir, CPU)
+    torch.jit.script(Stand()).save("inception.pt")
+    with pytest.raises(UserError, match=r"inception\.pt: sha256 is .* ask for f58cb9"):
+        load_inception(mine.evaluate_fid, workdir, CPU)
 
 
 def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> None:
@@ -45,7 +48,7 @@ def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> Non
     mine = changed(
         params, evaluate_fid={"inception_weights": str(path), "inception_sha256": digest}
     )
-    inception = load_inception(mine.evaluate_fid, CPU)
+    inception = load_inception(mine.evaluate_fid, workdir, CPU)
     assert inception is not None
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     found = inception(images).numpy()
@@ -53,15 +56,15 @@ def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> Non
 
 
 def test_images_that_are_not_there(workdir: Path) -> None:
-    with pytest.raises(UserError, match=r"manifest\.json: .*`dvc repro generate-validation`"):
-        read_manifest()
+    with pytest.raises(UserError, match=r"manifest\.json: .*`dvc repro` makes it"):
+        read_json(GENERATED / MANIFEST)
 
 
 def test_too_few_images_for_a_distance() -> None:
     one, few = (Seen(features={"judge": [np.eye(8)[:n]]}) for n in (1, 5))
-    report = distances(one, few, ["judge"])
+    report = distances(one, few)
     assert report["judge_frechet_distance"] == "not computed: 1 images are too few"
-    report = distances(few, few, ["judge"])
+    report = distances(few, few)
     assert report["judge_frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert report["judge_coverage"] == "not computed: 5 images are too few"
     assert report["fid"] == "not computed: no weights"

@@ -6,14 +6,17 @@ from scipy.linalg import sqrtm
 
 from aerialdreams.metrics import (
     agreement,
-    agreement_interval,
+    agreement_draws,
     confusion,
     density_coverage,
     frechet_distance,
+    frechet_interval,
+    interval,
     kernel_distance,
     kernel_distance_interval,
     nearest,
-    share_error,
+    share_errors,
+    spread,
 )
 
 NAMES = [f"class {number}" for number in range(1, 20)]
@@ -76,7 +79,8 @@ def test_intervals_hold_the_number_and_narrow_with_more_images() -> None:
     for count in (20, 500):
         some = matrices(count)
         whole = agreement(some.sum(0), NAMES)
-        for key, (low, high) in agreement_interval(some).items():
+        for key, draws in agreement_draws(some).items():
+            low, high = interval(draws)
             assert low < whole[key] < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 3
@@ -96,17 +100,52 @@ def test_the_kernel_distances_interval() -> None:
 def test_density_and_coverage() -> None:
     rng = np.random.default_rng(5)
     real = rng.normal(size=(300, 4))
-    density, coverage = density_coverage(real, rng.normal(size=(300, 4)))
+
+    def both(made: np.ndarray) -> list[float]:
+        return [float(values.mean()) for values in density_coverage(real, made)]
+
+    density, coverage = both(rng.normal(size=(300, 4)))
     assert 0.8 < density < 1.2 and coverage > 0.9
     crowd = np.repeat(real[:3], 100, 0)  # three images again and again
-    density, coverage = density_coverage(real, crowd)
+    density, coverage = both(crowd)
     assert density > 0.5 and coverage < 0.2
-    assert density_coverage(real, rng.normal(size=(300, 4)) + 20) == (0, 0)
+    assert both(rng.normal(size=(300, 4)) + 20) == [0, 0]
     assert nearest(real[:5], real) == pytest.approx(0, abs=1e-6)
 
 
 def test_shares_by_hand() -> None:
     truth, seen = np.array([[1, 1, 2, 2]], np.uint8), np.array([[2, 2, 1, 3]], np.uint8)
     # Wherever it lies: half is 1 and half 2; seen are a quarter, a half, and a quarter of 3.
-    assert share_error(confusion(truth, seen)[None]) == pytest.approx(0.25)
-    assert share_error(confusion(truth, truth[:, ::-1])[None]) == 0
+    assert share_errors(confusion(truth, seen)[None])[0] == pytest.approx(0.25)
+    assert share_errors(confusion(truth, truth[:, ::-1])[None])[0] == 0
+
+
+def test_the_frechet_distances_interval() -> None:
+    rng = np.random.default_rng(6)
+    # The deviation of many distances of such sets is what the interval of one pair must tell.
+    pairs = [(rng.normal(size=(200, 6)), rng.normal(size=(200, 6)) + 0.5) for _ in range(60)]
+    deviation = np.std([frechet_distance(a, b) for a, b in pairs])
+    widths = []
+    for a, b in pairs[:5]:
+        low, high = frechet_interval(a, b)
+        assert low < frechet_distance(a, b) < high
+        widths.append(high - low)
+    assert 0.6 < np.mean(widths) / (2 * 1.96 * deviation) < 1.6
+
+
+def test_large_sets_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(size=(50, 6)), rng.normal(size=(40, 6)) + 1
+    whole = [np.array(kernel_distance(a, b)), *density_coverage(a, b)]
+    monkeypatch.setattr("aerialdreams.metrics.ROWS", 7)
+    parts = [np.array(kernel_distance(a, b)), *density_coverage(a, b)]
+    for one, other in zip(whole, parts, strict=True):
+        assert np.allclose(one, other)
+
+
+def test_the_spread_of_samples() -> None:
+    rng = np.random.default_rng(8)
+    first = rng.normal(size=(80, 6))
+    assert spread([first, first]).tolist() == [0] * 80  # the noise changes nothing
+    other = spread([first, rng.normal(size=(80, 6)), rng.normal(size=(80, 6))])
+    assert other.shape == (80,) and 0.9 < other.mean() < 1.1  # nor does the mask

@@ -18,8 +18,9 @@ from aerialdreams.diffusion import (
     target_of,
 )
 from aerialdreams.errors import UserError
+from aerialdreams.ign_segmenter import IgnSegmenter
 from aerialdreams.params import Params
-from aerialdreams.segmenter import Segmenter
+from aerialdreams.segmenter import Segmenter, load_segmenter
 from aerialdreams.tiny_base import new_text_encoder, new_tokenizer, new_unet, new_vae
 from aerialdreams.training import set_up_torch, to_tensor
 
@@ -123,7 +124,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no base model"):
         load_base(tmp_path)
     with pytest.raises(UserError, match="no segmenter"):
-        Segmenter.load(tmp_path)
+        load_segmenter(tmp_path)
 
 
 def test_the_judge_survives_its_folder(tmp_path: Path) -> None:
@@ -131,7 +132,30 @@ def test_the_judge_survives_its_folder(tmp_path: Path) -> None:
     judge = Segmenter([8, 16, 24]).eval()
     judge.save(tmp_path)
     images = torch.randn(2, 3, 32, 32)
-    again = Segmenter.load(tmp_path)
+    again = load_segmenter(tmp_path)
     assert torch.equal(judge(images), again(images))
     assert judge(images).shape == (2, 19, 32, 32)
     assert again.features(images).shape == (2, 24)
+
+
+def test_igns_weights_fit_and_others_are_refused(tmp_path: Path) -> None:
+    """Names and sizes are those of segmentation_models.pytorch's U-Net on a ResNet-34."""
+    torch.manual_seed(0)
+    net = IgnSegmenter()
+    weights = net.state_dict()
+    assert len(weights) == 278 and sum(p.numel() for p in net.parameters()) == 24_438_979
+    assert weights["encoder.layer4.0.downsample.0.weight"].shape == (512, 256, 1, 1)
+    assert weights["decoder.blocks.0.conv1.0.weight"].shape == (256, 768, 3, 3)
+    assert weights["segmentation_head.0.bias"].shape == (19,)
+    path = tmp_path / "ign.pth"
+    torch.save({f"model.seg_model.{name}": weight for name, weight in weights.items()}, path)
+    IgnSegmenter.from_checkpoint(path).save(tmp_path)
+    judge, images = load_segmenter(tmp_path), torch.rand(2, 3, 64, 96) * 2 - 1
+    assert torch.equal(judge(images), net.eval()(images))
+    assert judge(images).shape == (2, 19, 64, 96) and judge.features(images).shape == (2, 512)
+    torch.save({"other": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match=r"ign\.pth: not the weights of IGN's segmenter"):
+        IgnSegmenter.from_checkpoint(path)
+    path.write_bytes(b"<html>")
+    with pytest.raises(UserError, match=r"ign\.pth: not the weights of IGN's segmenter"):
+        IgnSegmenter.from_checkpoint(path)

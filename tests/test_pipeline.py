@@ -15,7 +15,7 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = {
     "raw-patches", "patch-index", "tiff-to-png", "lut-masks", "class-percentages", "osm-metadata",
     "captions", "dataset", "base-model", "encode-latents", "train-segmenter", "train-controlnet",
-    "generate-validation", "evaluate-FID", "report",
+    "generate-validation", "evaluate-FID", "evaluate-utility", "report",
 }  # fmt: skip
 # What runs the work and decides no byte of what comes out.
 PLUMBING = {

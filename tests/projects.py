@@ -1,0 +1,89 @@
+"""The whole pipeline in fresh clones, small, as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.conftest import ROOT
+
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+SMALL = {
+    "runtime": {"checkpoint_every": 5},
+    "image_size": 64,
+    "raw_patches": {
+        "sample": {
+            "zone_side": 2,
+            "zones": {
+                "D038_2021": ["Z1_UA", "Z2_FN"],
+                "D014_2020": ["Z1_UA"],
+                "D022_2021": ["Z1_AU"],
+            },
+        },
+    },
+    "base_model": {
+        "tiny": {
+            "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16]},
+            "unet": {"steps": 30, "channels": [16, 24, 32]},
+        },
+    },
+    "evaluate_utility": {"seeds": 2, "steps": 10},
+    "train_segmenter": {"steps": 60, "channels": [8, 16, 24]},
+    "train_controlnet": {"steps": 40, "log_every": 10, "images_every": 20, "images": 2},
+    "generate_validation": {"steps": 2, "batch": 4, "grid_rows": 2},
+}
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put changes into nested params; of the sample's zones the whole table is replaced."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and key != "zones":
+            merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def params_of(place: Path) -> dict[str, Any]:
+    """A clone's params.yaml."""
+    values: dict[str, Any] = yaml.safe_load((place / "params.yaml").read_text())
+    return values
+
+
+def set_params(place: Path, changes: dict[str, Any]) -> None:
+    """Change some of a clone's params."""
+    values = params_of(place)
+    merge(values, changes)
+    (place / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def clone(place: Path) -> Path:
+    """A fresh clone of what is committed, with small params as a commit of its own."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(place)], check=True)
+    set_params(place, SMALL)
+    commit(place, "small")
+    return place
+
+
+def commit(place: Path, message: str) -> None:
+    """Commit all changes of a clone."""
+    subprocess.run([*GIT, "commit", "-qam", message], cwd=place, check=True)
+
+
+def environment() -> dict[str, str]:
+    """What a user's shell has, with this virtual environment first and no store for MLflow."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in a clone; how it ended and what it said."""
+    return subprocess.run(words, cwd=place, env=environment(), capture_output=True, text=True)
+
+
+def dvc(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`dvc` in a clone."""
+    return run(place, "dvc", *words)

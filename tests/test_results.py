@@ -1,0 +1,78 @@
+"""What users look at: the evaluation tells what is known, the report opens in a browser."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from aerialdreams.dataset import read_patches
+from aerialdreams.judge import Judge
+from aerialdreams.params import load_params
+from aerialdreams.patches import read_image, resize_image, resize_mask, write_image
+from stages import evaluate_FID
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def test_the_evaluation_is_right_about_what_is_known(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real images put in as generated are perfect, those of other masks worse, a floor a floor."""
+    for part in ("data/dataset", "data/generated", "models/segmenter"):
+        shutil.copytree(whole / part, tmp_path / part)
+    monkeypatch.chdir(tmp_path)
+    params = load_params(whole / "params.yaml")
+    made = tmp_path / "data/generated/validation/generated"
+    patches = list(read_patches("validation"))
+    real = [resize_image(patch.image, params.image_size) for patch in patches]
+
+    def evaluated(images: list[NDArray[np.uint8]]) -> dict:
+        for patch, image in zip(patches, images, strict=True):
+            write_image(made / f"IMG_{patch.patch_id}.png", image)
+        judge = Judge(torch.device("cpu"))
+        train = evaluate_FID.see_train({"judge": judge}, params)
+        sets = evaluate_FID.see_split("validation", 2, judge, {"judge": judge}, params, [])
+        report: dict = evaluate_FID.evaluate(sets, train, 2, params)
+        return report
+
+    perfect = evaluated(real)
+    for key, value in perfect["real"].items():
+        assert perfect["generated"][key] == value
+    assert perfect["generated"]["miou_of_real"] == 1
+    assert perfect["generated"]["judge_frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert perfect["generated"]["judge_nearest_train_of_real"] == 1
+    shuffled = evaluated([*real[1:], real[0]])
+    assert shuffled["generated"]["pixel_accuracy"] < perfect["real"]["pixel_accuracy"] - 0.05
+    assert shuffled["generated"]["judge_frechet_distance"] == pytest.approx(0, abs=1e-6)
+    untrained = made.parent / "untrained"
+    floor = evaluated([read_image(untrained / f"IMG_{p.patch_id}.png") for p in patches])
+    for key, value in floor["untrained"].items():
+        assert floor["generated"][key] == value
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
+def test_the_report_opens_in_a_browser(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is drawn with its pictures, and reaches for nothing beside itself."""
+    shot = tmp_path / "report.png"
+    browser = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1200,1600", f"--screenshot={shot}",
+    ]  # fmt: skip
+    page = (whole / "data/report.html").as_uri()
+    subprocess.run([*browser, page], check=True, capture_output=True, timeout=120)
+    drawn = np.asarray(Image.open(shot).convert("RGB"))
+    classes = load_params(whole / "params.yaml").classes
+    monkeypatch.chdir(whole)
+    masks = np.stack([resize_mask(p.mask, 64) for p in read_patches("validation")])
+    for number in np.unique(masks):
+        if (masks == number).sum() > 200:
+            assert (drawn == classes[number - 1].rgb).all(2).any(), classes[number - 1].name
+    assert ((drawn == 255).all(2)).mean() < 0.95
