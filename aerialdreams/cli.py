@@ -60,6 +60,16 @@ def main(words: list[str] | None = None) -> None:
     )
     against.add_argument("--page", type=Path, help="HTML page with images of the same masks")
     against.set_defaults(run=run_compare)
+    put = commands.add_parser(
+        "settings",
+        help="put settings, such as flair, sd21 and gpu, into params.yaml",
+        description="Put settings into params.yaml; without a name, list them. `git diff` shows"
+        " what changed, `git checkout params.yaml` takes it back.",
+        epilog="example:\n  aerialdreams settings flair sd21 gpu",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    put.add_argument("names", nargs="*", help="of files in settings/, the later one holds")
+    put.set_defaults(run=run_settings)
     given = parser.parse_args(words)
     try:
         print(given.run(given))
@@ -77,6 +87,20 @@ def main(words: list[str] | None = None) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"aerialdreams: error: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def run_settings(given: argparse.Namespace) -> str:
+    """`aerialdreams settings`; gives what changed, or what there is.
+
+    Raises:
+        UserError: a name or a key is unknown, or the params that come out are wrong.
+    """
+    from aerialdreams.settings import SETTINGS, names, put
+
+    if given.names:
+        return "\n".join(put(given.names)) or "params.yaml has them already"
+    heads = ((name, (SETTINGS / f"{name}.yaml").read_text().splitlines()[0]) for name in names())
+    return "\n".join(f"{name:8} {head.lstrip('# ')}" for name, head in heads)
 
 
 def run_compare(given: argparse.Namespace) -> str:

@@ -335,6 +335,11 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: not found; run from the project's root") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+    return check_params(values, path)
+
+
+def check_params(values: Any, path: Path) -> Params:
+    """Check what was read from `path`; see `load_params`."""
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of stage names to their params")
     try:

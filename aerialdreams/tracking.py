@@ -217,7 +217,7 @@ def register_model(run: Run, folder: Path, md5: str) -> None:
 
 
 def log_evaluation(
-    controlnet_md5: str, numbers: Mapping[str, float], images: list[Path]
+    controlnet_md5: str, numbers: Mapping[str, float], files: list[Path]
 ) -> str | None:
     """Attach an evaluation to the run and model version of the model, found by its hash.
 
@@ -226,7 +226,7 @@ def log_evaluation(
     Args:
         controlnet_md5: DVC's hash of models/controlnet.
         numbers: metrics by name.
-        images: pictures to show with them.
+        files: pictures and tables to keep with them.
 
     Returns:
         The run's id; None where the store does not answer, which is said and stops nothing.
@@ -248,7 +248,7 @@ def log_evaluation(
         rows = [Metric(name, value, now, 0) for name, value in numbers.items()]
         for first in range(0, len(rows), 1000):
             client.log_batch(run_id, metrics=rows[first : first + 1000])
-        for path in images:
+        for path in files:
             client.log_artifact(run_id, str(path), "evaluation")
         for version in client.search_model_versions(f"run_id = '{run_id}'"):
             for name, value in numbers.items():

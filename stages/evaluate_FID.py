@@ -91,8 +91,10 @@ def main(params: Params) -> str:
         write_iou(Path(f"metrics/iou_{split}.csv"), report[split])
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
-    sheets = [GENERATED / f"{split}.png" for split in HELD_OUT]
-    run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), sheets)
+    # The files let `aerialdreams compare` read an experiment from MLflow alone.
+    files = [GENERATED / f"{split}.png" for split in HELD_OUT]
+    files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
+    run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), files)
     first = report["validation"]
     return (
         f"validation mIoU {first['generated']['miou']:.3f} generated, {first['real']['miou']:.3f}"

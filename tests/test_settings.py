@@ -1,0 +1,84 @@
+"""Settings over params.yaml: every one composes, is valid, and leaves the rest as it is."""
+
+import itertools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aerialdreams import settings
+from aerialdreams.errors import UserError
+from aerialdreams.params import load_params
+from tests.conftest import ROOT
+
+NAMES = sorted(path.stem for path in (ROOT / "settings").glob("*.yaml"))
+
+
+@pytest.fixture
+def project(workdir: Path) -> Path:
+    """A folder with the project's params and settings."""
+    shutil.copy(ROOT / "params.yaml", workdir)
+    shutil.copytree(ROOT / "settings", workdir / "settings")
+    return workdir
+
+
+def test_no_settings_change_no_byte(project: Path) -> None:
+    (project / "settings/none.yaml").write_text("{}\n")
+    assert settings.put(["none"]) == []
+    assert (project / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_valid_and_says_what_it_changes(project: Path, name: str) -> None:
+    changed = settings.put([name])
+    assert changed
+    load_params()
+    old, new = (path.read_text() for path in (ROOT / "params.yaml", project / "params.yaml"))
+    lines = zip(old.splitlines(), new.splitlines(), strict=True)
+    differing = [(before, after) for before, after in lines if before != after]
+    assert len(differing) == len(changed)  # a line each; comments, order and spaces stay
+    for before, after in differing:
+        assert before.partition("#")[2] == after.partition("#")[2]
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(["flair", "sd21", "gpu"])))
+def test_the_real_thing_composes_in_any_order(project: Path, names: tuple[str, ...]) -> None:
+    settings.put(list(names))
+    params = load_params()
+    assert params.raw_patches.source == "full" and params.base_model.source == "hub"
+    assert params.train_controlnet.precision == "bf16" and params.image_size == 512
+    assert params.train_segmenter.source == "ign"
+
+
+def test_the_later_one_holds(project: Path) -> None:
+    settings.put(["sd21", "gpu", "gpus"])
+    assert load_params().train_controlnet.accumulation == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train_controlnet: {stepz: 1}", "settings/mine.yaml: train_controlnet.stepz: unknown key"),
+        ("train_controlnet: {steps: 0}", "params.yaml: train_controlnet.steps: is 0"),
+    ],
+)
+def test_wrong_settings_leave_params_alone(project: Path, text: str, message: str) -> None:
+    (project / "settings/mine.yaml").write_text(text)
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        settings.put(["mine"])
+    assert (project / "params.yaml").read_text() == before
+    with pytest.raises(UserError, match=r"settings/nowhere\.yaml: not found; there are flair, gpu"):
+        settings.put(["nowhere"])
+
+
+def test_the_command(project: Path) -> None:
+    command = [sys.executable, "-m", "aerialdreams.cli", "settings"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(name in listed for name in NAMES)
+    put = subprocess.run([*command, "gpu"], capture_output=True, text=True, check=True)
+    assert "train_controlnet.precision: fp32 -> bf16" in put.stdout
+    assert yaml.safe_load((project / "params.yaml").read_text())["runtime"]["loaders"] == 2
