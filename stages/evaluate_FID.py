@@ -61,7 +61,7 @@ from aerialdreams.tracking import flatten_numbers, log_evaluation
 from aerialdreams.training import set_up_torch
 
 NOT_COMPUTED = "not computed: no weights"
-ONE_SAMPLE = "not computed: one sample of each mask"
+ONE_SAMPLE = "not computed: one sample of each mask, or one mask"
 
 AGREEMENT_SCHEMA = pa.schema(
     [
@@ -210,7 +210,7 @@ def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
 
 def diversity(sets: dict[str, Seen], samples: int) -> dict[str, Any]:
     """How far the samples of one mask lie apart, in pixels and in the judge's features."""
-    if samples < 2:
+    if samples < 2 or len(sets["generated"].of("judge")) < 2:
         return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
     drawn = [sets["generated"], *(sets[f"sample-{n}"] for n in range(2, samples + 1))]
     pixels = np.mean([seen.differences for seen in drawn[1:]], axis=0)

@@ -13,7 +13,7 @@ from aerialdreams.generated import GENERATED, MANIFEST, read_json
 from aerialdreams.judge import load_inception
 from aerialdreams.params import Params
 from aerialdreams.patches import write_image
-from stages.evaluate_FID import Seen, distances, picture
+from stages.evaluate_FID import ONE_SAMPLE, Seen, distances, diversity, picture
 from tests.conftest import changed
 
 CPU = torch.device("cpu")
@@ -68,6 +68,17 @@ def test_too_few_images_for_a_distance() -> None:
     assert report["judge_frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert report["judge_coverage"] == "not computed: 5 images are too few"
     assert report["fid"] == "not computed: no weights"
+
+
+def test_samples_of_two_masks_at_least_tell_their_diversity() -> None:
+    def sets(masks: int) -> dict[str, Seen]:
+        features = {"judge": [np.eye(8)[:masks]]}
+        return {name: Seen([], features, [0.1] * masks) for name in ("generated", "sample-2")}
+
+    assert diversity(sets(3), 1)["sample_difference"] == ONE_SAMPLE
+    assert diversity(sets(1), 2)["judge_sample_spread"] == ONE_SAMPLE
+    assert diversity(sets(3), 2)["sample_difference"] == pytest.approx(0.1)
+    assert diversity(sets(3), 2)["judge_sample_spread"] == 0
 
 
 def test_an_image_of_another_size_is_named(workdir: Path) -> None:
