@@ -56,7 +56,7 @@ def main(words: list[str] | None = None) -> None:
     against.add_argument(
         "experiments",
         nargs="+",
-        help="git revisions, names of `dvc exp`, or workspace; two or more",
+        help="git revisions, names of `dvc exp`, workspace, or run:ID of MLflow; two or more",
     )
     against.add_argument("--page", type=Path, help="HTML page with images of the same masks")
     against.set_defaults(run=run_compare)
@@ -70,6 +70,21 @@ def main(words: list[str] | None = None) -> None:
     )
     put.add_argument("names", nargs="*", help="of files in settings/, the later one holds")
     put.set_defaults(run=run_settings)
+    outward = commands.add_parser(
+        "publish",
+        help="push the dataset or the ControlNet to the Hugging Face hub, licences checked",
+        description="Push data/dataset or models/controlnet to the Hugging Face hub. The token is"
+        " HF_TOKEN's, or that of `hf auth login`.",
+        epilog="examples:\n  aerialdreams publish dataset me/flair-captioned --dry-run\n"
+        "  aerialdreams publish controlnet me/flair-controlnet --private --revision v1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    outward.add_argument("what", choices=["dataset", "controlnet"])
+    outward.add_argument("repo", help="its name on the hub, OWNER/NAME")
+    outward.add_argument("--private", action="store_true", help="for you alone, where it is new")
+    outward.add_argument("--revision", default="main", help="branch (main)")
+    outward.add_argument("--dry-run", action="store_true", help="say what would leave, and stop")
+    outward.set_defaults(run=run_publish)
     given = parser.parse_args(words)
     try:
         print(given.run(given))
@@ -87,6 +102,17 @@ def main(words: list[str] | None = None) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"aerialdreams: error: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def run_publish(given: argparse.Namespace) -> str:
+    """`aerialdreams publish`; gives what left.
+
+    Raises:
+        UserError: licence, credits or files are missing, or the hub does not take the token.
+    """
+    from aerialdreams.publish import publish
+
+    return publish(given.what, given.repo, given.private, given.revision, given.dry_run)
 
 
 def run_settings(given: argparse.Namespace) -> str:

@@ -3,6 +3,8 @@
 import base64
 import html
 import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,64 +16,102 @@ import pyarrow.parquet as pq
 import yaml
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
+from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 from scmrepo.exceptions import SCMError
 
 from aerialdreams.errors import UserError
 from aerialdreams.files import whole_file
-from aerialdreams.generated import AGREEMENT, GENERATED, MANIFEST
+from aerialdreams.generated import AGREEMENT, EVALUATION, GENERATED, MANIFEST
 from aerialdreams.params import flat
-from aerialdreams.tracking import training_cost
+from aerialdreams.tracking import connect, training_cost
 
 WORKSPACE = "workspace"
+RUN = "run:"  # before the id of a run in MLflow
 SHOWN = 4  # patches of each kind on the page
 RESAMPLES = 2000
-MEASURES = ("miou", "pixel_accuracy", "class_share_error", "judge_frechet_distance", "fid")
+MEASURES = (
+    "miou",
+    "miou_of_real",
+    "pixel_accuracy",
+    "class_share_error",
+    "judge_frechet_distance",
+    "judge_kernel_distance",
+    "judge_sample_spread",
+    "fid",
+    "kid",
+)
 SPLIT = "validation"
+SHEET = GENERATED / f"{SPLIT}.png"
 
 
 @dataclass
 class Experiment:
-    """What a revision holds of an experiment."""
+    """What a revision or a run holds of an experiment."""
 
     name: str
     params: dict[str, Any]  # by dotted name
     report: dict[str, Any]  # metrics/evaluation.json
     agreement: pd.Series  # of generated validation images, by patch id
     manifest: dict[str, Any]
-    files: DVCFileSystem
+    read: Callable[[Path], bytes]  # a file of it, by its path in the project
 
     def image(self, patch_id: str) -> bytes:
-        """A generated validation image, as PNG."""
-        path = f"{GENERATED}/{SPLIT}/generated/IMG_{patch_id}.png"
-        content: bytes = self.files.read_bytes(path)
-        return content
+        """A generated validation image, as PNG; of a run in MLflow there are none (b"")."""
+        if self.name.startswith(RUN):
+            return b""
+        return self.read(GENERATED / SPLIT / f"generated/IMG_{patch_id}.png")
 
 
 def load_experiment(name: str) -> Experiment:
-    """Read an experiment from git and from DVC's cache or remote.
+    """Read an experiment from git and DVC's cache or remote, or from MLflow.
 
     Args:
-        name: a git revision, the name of a `dvc exp`, or "workspace".
+        name: a git revision, the name of a `dvc exp`, "workspace", or "run:" and the id of a run.
 
     Raises:
-        UserError: there is no such revision, or a file of it is in neither cache nor remote.
+        UserError: there is no such thing, or a file of it is neither here nor in a remote.
     """
     try:
-        files = DVCFileSystem(rev=None if name == WORKSPACE else name)
-        params = flat(yaml.safe_load(files.read_text("params.yaml")))
-        report = json.loads(files.read_text("metrics/evaluation.json"))
-        manifest = json.loads(files.read_text(f"{GENERATED}/{MANIFEST}"))
-        table = pq.read_table(pa.BufferReader(files.read_bytes(str(AGREEMENT)))).to_pandas()
-    except (DvcException, SCMError, OSError, ValueError) as error:
+        read = read_from_run(name) if name.startswith(RUN) else read_from_revision(name)
+        params = flat(yaml.safe_load(read(Path("params.yaml"))))
+        report = json.loads(read(EVALUATION))
+        manifest = json.loads(read(GENERATED / MANIFEST))
+        table = pq.read_table(pa.BufferReader(read(AGREEMENT))).to_pandas()
+    except (DvcException, SCMError, MlflowException, OSError, ValueError) as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{name}: {message}; name a git revision, an experiment of `dvc exp show`, or"
-            f" {WORKSPACE}, and have its data (`dvc pull`, `dvc repro`)"
+            f"{name}: {message}; name a git revision, an experiment of `dvc exp show`,"
+            f" {WORKSPACE}, or {RUN}ID of an evaluated run in MLflow, and have its data"
+            " (`dvc pull`, `dvc repro`)"
         ) from None
     chosen = table[(table["split"] == SPLIT) & (table["source"] == "generated")]
     agreement = chosen.set_index("patch_id")["pixel_accuracy"].sort_index()
-    return Experiment(name, params, report, agreement, manifest, files)
+    return Experiment(name, params, report, agreement, manifest, read)
+
+
+def read_from_revision(name: str) -> Callable[[Path], bytes]:
+    """What reads the files of a git revision, of an experiment or of the workspace."""
+    files = DVCFileSystem(rev=None if name == WORKSPACE else name)
+
+    def read(path: Path) -> bytes:
+        content: bytes = files.read_bytes(path.as_posix())
+        return content
+
+    return read
+
+
+def read_from_run(name: str) -> Callable[[Path], bytes]:
+    """What reads the files that evaluate-FID left with a run."""
+    client, _ = connect()
+    client.get_run(name.removeprefix(RUN))
+
+    def read(path: Path) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            at = f"evaluation/{path.name}"
+            return Path(client.download_artifacts(name.removeprefix(RUN), at, folder)).read_bytes()
+
+    return read
 
 
 @dataclass
@@ -188,6 +228,12 @@ def as_text(rows: list[list[str]]) -> str:
     )
 
 
+def figure(png: bytes, words: str) -> str:
+    """A picture with its words; where there is none, the words alone."""
+    picture = f"<img src='data:image/png;base64,{base64.b64encode(png).decode()}'>" if png else ""
+    return f"<figure>{picture}{words}</figure>"
+
+
 def write_page(
     path: Path,
     experiments: list[Experiment],
@@ -212,14 +258,14 @@ def write_page(
         body += f"<h2>{html.escape(title)}</h2>"
         for patch_id in ids:
             for one in experiments:
-                picture = base64.b64encode(one.image(patch_id)).decode()
                 words = f"{patch_id}, {html.escape(one.name)}: {one.agreement[patch_id]:.0%}"
-                body += f"<figure><img src='data:image/png;base64,{picture}'>{words}</figure>"
+                body += figure(one.image(patch_id), words)
             body += "<br>"
+    body += f"<h2>Masks, real and generated images of the {SPLIT} split</h2>"
+    body += "".join(figure(one.read(SHEET), html.escape(one.name)) for one in experiments)
     style = "body{font:15px system-ui;margin:2rem} td{padding:.2rem .8rem}"
-    style += (
-        "figure{display:inline-block;margin:.4rem;font-size:12px} img{display:block;width:12rem}"
-    )
+    style += "figure{display:inline-block;margin:.4rem;font-size:12px}"
+    style += "img{display:block;min-width:12rem}"
     title = " and ".join(html.escape(one.name) for one in experiments)
     with whole_file(path) as partial:
         partial.write_text(

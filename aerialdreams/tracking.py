@@ -90,7 +90,7 @@ class Run:
         while job:
             try:
                 if client is None or self.id is None:
-                    client, experiment = _connect()
+                    client, experiment = connect()
                     self.id = self._open(client, experiment)
                 job(client, self.id)
             except Exception as error:  # of MLflow, its database or the network: all alike
@@ -266,7 +266,7 @@ def training_cost(controlnet_md5: str) -> dict[str, str]:
     from mlflow.exceptions import MlflowException
 
     try:
-        client, experiment = _connect()
+        client, experiment = connect()
         runs = client.search_runs([experiment], f"tags.`{CONTROLNET_TAG}` = '{controlnet_md5}'")
     except (MlflowException, OSError) as error:
         _warn(_first_line(error))
@@ -292,7 +292,7 @@ def flatten_numbers(nested: Mapping[str, Any], prefix: str = "") -> dict[str, fl
     return numbers
 
 
-def _connect() -> tuple["MlflowClient", str]:
+def connect() -> tuple["MlflowClient", str]:
     """A client and the id of our experiment, which is made if it is not there."""
     import mlflow
 

@@ -130,7 +130,7 @@ def test_a_store_that_comes_back_gets_what_waited(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    connect, tries = tracking._connect, []
+    connect, tries = tracking.connect, []
 
     def down_twice() -> tuple[mlflow.MlflowClient, str]:
         tries.append(1)
@@ -138,7 +138,7 @@ def test_a_store_that_comes_back_gets_what_waited(
             raise ConnectionError("refused")
         return connect()
 
-    monkeypatch.setattr(tracking, "_connect", down_twice)
+    monkeypatch.setattr(tracking, "connect", down_twice)
     monkeypatch.setattr(tracking, "PAUSES", (0.1,))
     with training_run(params, [], workdir / "kept.run") as run:
         for step in range(1, 6):
