@@ -70,6 +70,13 @@ def main(words: list[str] | None = None) -> None:
     )
     put.add_argument("names", nargs="*", help="of files in settings/, the later one holds")
     put.set_defaults(run=run_settings)
+    look = commands.add_parser(
+        "check-remote",
+        help="read what lies in DVC's remote, and name what is missing or damaged",
+        description="Read the objects of outputs in DVC's remote and compare them with dvc.lock.",
+    )
+    look.add_argument("outputs", nargs="*", help="such as data/dataset; all that are pushed")
+    look.set_defaults(run=run_check_remote)
     outward = commands.add_parser(
         "publish",
         help="push the dataset or the ControlNet to the Hugging Face hub, licences checked",
@@ -102,6 +109,18 @@ def main(words: list[str] | None = None) -> None:
 def _fail(message: str, code: int) -> int:
     print(f"aerialdreams: error: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def run_check_remote(given: argparse.Namespace) -> str:
+    """`aerialdreams check-remote`; gives what is there.
+
+    Raises:
+        UserError: an output is unknown, or there is no remote.
+        WorkError: objects are missing or damaged.
+    """
+    from aerialdreams.remote import check_remote
+
+    return check_remote(given.outputs)
 
 
 def run_publish(given: argparse.Namespace) -> str:

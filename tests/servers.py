@@ -106,7 +106,7 @@ def s3_server(root: Path) -> Iterator[int]:
     with (root / "log").open("wb") as log:
         try:
             for kind in (*kinds, "proxy"):
-                words = [SWIFT / f"swift-{kind}-server", root / f"{kind}.conf"]
+                words = [str(SWIFT / f"swift-{kind}-server"), str(root / f"{kind}.conf")]
                 processes.append(subprocess.Popen(words, stdout=log, stderr=log))
                 wait_for(ports[kind], processes[-1])
             yield ports["proxy"]
@@ -138,7 +138,7 @@ def postgres(folder: Path) -> Iterator[str]:
         server = subprocess.Popen([*serve, "-h", "127.0.0.1"], stdout=log, stderr=log, cwd="/")
         try:
             wait_for(port, server)
-            create = [tools / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
+            create = [f"{tools}/createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
             for _ in range(50):  # it listens a little before it answers
                 if subprocess.run([*create, "mlflow"], capture_output=True).returncode == 0:
                     break

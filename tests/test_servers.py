@@ -94,7 +94,10 @@ def test_over_s3(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         third = colleague(whole, tmp_path / "third", "s3://aerialdreams/storage")
         set_locally(third, *access)
         damaged = dvc(third, "pull", "train-controlnet")
-        assert damaged.returncode != 0 and "config.json" in damaged.stderr, damaged.stderr
+        assert damaged.returncode != 0 and "models/controlnet" in damaged.stderr, damaged.stderr
+        checked = run(third, "aerialdreams", "check-remote", "models/controlnet")
+        assert checked.returncode == 1
+        assert "models/controlnet/config.json: its object" in checked.stderr
         for name, _ in access:
             dvc(whole, "remote", "modify", "--local", "--unset", "storage", name)
 
@@ -131,7 +134,7 @@ def test_two_trainings_into_one_server_that_rests(
                     stderr=subprocess.PIPE,
                     text=True,
                     env=os.environ | {"MLFLOW_TRACKING_URI": url},
-                )  # fmt: skip
+                )
             )
         client = mlflow.MlflowClient(url)
         while len(runs_of(client)) < 2:
