@@ -122,7 +122,7 @@ def test_two_experiments_side_by_side(whole: Path, tmp_path: Path) -> None:
     assert not any(row[0].startswith("train_controlnet") for row in differing)
     assert any(row[:1] == ["minutes"] and row[1] == row[2] for row in rows)  # one training
     assert "workspace shows" in compared.stdout and "N = 4" in compared.stdout
-    assert page.read_text().count("<figure>") == 2 * 2 * 4
+    assert page.read_text().count("<figure>") == 2 * 2 * 4 + 2  # and a sheet of each
     wrong = run(whole, "aerialdreams", "compare", "HEAD", "nowhere")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
     assert "nowhere: " in wrong.stderr and "name a git revision" in wrong.stderr
