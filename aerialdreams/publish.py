@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from aerialdreams.dataset import DATASET
 from aerialdreams.errors import UserError, WorkError
 
-# What may leave: folder, the hub's kind of it, files that it must hold, credits that its card owes.
-IGN = ("IGN", "Licence Ouverte")
-OSM = ("OpenStreetMap contributors", "ODbL")
-FOLDERS = {"dataset": Path("data/dataset"), "controlnet": Path("models/controlnet")}
+# What a card owes, in whatever words it says them.
+CREDITS = ("IGN", "Licence Ouverte", "OpenStreetMap contributors", "ODbL")
+# What may leave: its folder, the hub's kind of it, and files that it must hold.
+FOLDERS = {"dataset": DATASET, "controlnet": Path("models/controlnet")}
 KINDS = {"dataset": "dataset", "controlnet": "model"}
 NEEDED = {
     "dataset": ("data/train-*.parquet", "data/validation-*.parquet", "data/test-*.parquet"),
@@ -72,7 +73,7 @@ def licence_of(card: Path) -> str:
         named = {}
     licence = named.get("license_name") or named.get("license")
     missing = [] if licence and licence != UNKNOWN_LICENCE else ["a licence in its head"]
-    missing += [words for words in (*IGN, *OSM) if words not in body]
+    missing += [words for words in CREDITS if words not in body]
     if missing:
         raise UserError(
             f"{card}: lacks {', '.join(missing)}; nothing leaves without licence and credits:"

@@ -37,6 +37,7 @@ from aerialdreams.training import set_up_torch
 from stages import encode_latents, train_controlnet
 from stages.dataset import FEATURES
 from tests.conftest import ROOT
+from tests.projects import merge
 
 SMALL: dict[str, Any] = {
     "image_size": 32,
@@ -58,13 +59,6 @@ SMALL: dict[str, Any] = {
 }
 
 
-def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    return values | {
-        key: merged(values[key], value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `prepare`; made once."""
@@ -77,7 +71,8 @@ def prepare(folder: Path) -> Path:
     os.chdir(folder)
     try:
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
-        params = Params.model_validate(merged(values, SMALL))
+        merge(values, SMALL)
+        params = Params.model_validate(values)
         draw = np.random.default_rng(0)
         for split, count in (("train", 12), ("validation", 4), ("test", 2)):
             write_patches(split, count, draw, params)
@@ -157,7 +152,8 @@ def settle(folder: Path, **changes: Any) -> Params:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     runtime = {key: changes.pop(key) for key in ("loaders", "checkpoint_every") if key in changes}
     more = {"train_controlnet": changes, "runtime": runtime}
-    values = merged(merged(values, SMALL), more)
+    merge(values, SMALL)
+    merge(values, more)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return load_params(folder / "params.yaml")
 
