@@ -30,6 +30,7 @@ EXPERIMENT = "aerialdreams"
 MODEL = "aerialdreams-controlnet"  # its name in the model registry
 CONTROLNET_TAG = "md5.models/controlnet"
 PATIENCE = 60.0  # seconds that a stage's end waits for a store that does not answer
+OPENING = 20.0  # seconds that the first point waits for the run to be opened, or to fail
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between tries; the last one again and again
 # Asked for by MLflow itself for minutes on end, where we do so too (mlflow.environment_variables).
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -49,13 +50,19 @@ class Run:
         self._open = open_run
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._given_up = threading.Event()
+        self._tried = threading.Event()  # to open the run, with success or without
         self.id: str | None = None
         self.known: dict[str, int] = {}  # last step of each curve that an interrupted run left
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Points of curves; those that the run has already, of before a kill, are left out."""
+        """Points of curves; those that the run has already, of before a kill, are left out.
+
+        The first ones wait for MLflow to be imported and the run to be opened, which takes
+        seconds: the checkpoint that follows would stand for points that nobody has stored.
+        """
+        self._tried.wait(OPENING)
         now = int(time.time() * 1000)
 
         def send(client: "MlflowClient", run: str) -> None:
@@ -92,8 +99,10 @@ class Run:
                 if client is None or self.id is None:
                     client, experiment = connect()
                     self.id = self._open(client, experiment)
+                self._tried.set()
                 job(client, self.id)
             except Exception as error:  # of MLflow, its database or the network: all alike
+                self._tried.set()
                 if _hopeless(error):
                     _warn(f"left out: {_first_line(error)}")
                 else:
