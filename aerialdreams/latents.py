@@ -168,11 +168,3 @@ def draw_samples(source: Source, settings: TrainControlnet, step: int) -> list[S
     variants = torch.randint(source.variants, (batch,), generator=draw).tolist()
     variants = drop_captions(variants, settings.caption_dropout, seed, step)
     return [Sample(*sample) for sample in zip(rows, ways, variants, strict=True)]
-
-
-def stop_deaf(worker: int) -> None:
-    """For a loader's worker: signals to stop are for its parent, which ends it when it is done."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

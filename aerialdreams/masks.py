@@ -8,6 +8,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
 from aerialdreams.classes import LandCoverClass, bad_ids
@@ -15,6 +16,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.rasters import Placed
 
 GEOTIFF = (".tif", ".tiff", ".vrt")
+WEB_MERCATOR = 3857
 
 
 class OwnMask(NamedTuple):
@@ -71,9 +73,26 @@ def _read_bands(path: Path) -> tuple[NDArray[np.uint8], Placed | None]:
         raise UserError(f"{path}: cannot be read as a mask ({message})") from None
     if bands.dtype != np.uint8:
         raise UserError(f"{path}: is {bands.dtype}; a mask is uint8")
-    if transform.b or transform.d:
-        raise UserError(f"{path}: is rotated against its CRS; warp it first (gdalwarp)")
-    return bands, None if transform == Affine.identity() else Placed(transform, crs)
+    if transform == Affine.identity():
+        return bands, None
+    if reason := _not_in_metres(transform, crs):
+        raise UserError(f"{path}: {reason}; warp it first, as by `gdalwarp -t_srs EPSG:2154`")
+    return bands, Placed(transform, crs)
+
+
+def _not_in_metres(transform: Affine, crs: CRS | None) -> str:
+    """Why a mask's pixels are no squares of metres on the ground, north up; "" where they are."""
+    if transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
+        return "is turned or mirrored against its CRS"
+    if crs and crs.is_geographic:
+        return "its CRS is in degrees"
+    if crs and crs.is_projected and crs.linear_units_factor[1] != 1:
+        return f"its CRS is in {crs.linear_units_factor[0]}"
+    if crs and crs.to_epsg() == WEB_MERCATOR:
+        return f"EPSG:{WEB_MERCATOR} stretches the ground, in France by half"
+    if not np.isclose(transform.a, -transform.e, rtol=1e-3):
+        return f"its pixels are {transform.a:g} x {-transform.e:g}"
+    return ""
 
 
 def snap(rgb: NDArray[np.uint8], classes: list[LandCoverClass]) -> tuple[NDArray[np.uint8], float]:

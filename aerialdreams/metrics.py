@@ -120,13 +120,13 @@ def _triangle(x: Features) -> Features:
     return np.asarray(np.linalg.qr(x, mode="r"))
 
 
-def frechet_interval(a: Features, b: Features) -> list[float]:
+def frechet_interval(a: Features, b: Features, distance: float) -> list[float]:
     """Interval that holds the Fréchet distance with 95 %, by halves of both sets, 4 images or more.
 
     Images drawn with replacement lie nearer to each other than images do, and fewer images lie
     farther from others: so the spread of halves drawn without replacement, which is that of the
-    whole set drawn anew (McCarthy 1969), is laid around the distance itself. Of very many images
-    fewer than half are taken, and their spread is scaled.
+    whole set drawn anew (McCarthy 1969), is laid around `distance`, that of the whole sets. Of very
+    many images fewer than half are taken, and their spread is scaled.
     """
     rng, draws = np.random.default_rng(0), []
     taken = [min(len(x) // 2, MOST) for x in (a, b)]
@@ -135,7 +135,7 @@ def frechet_interval(a: Features, b: Features) -> list[float]:
         draws.append(frechet_distance(x, y))
     scale = np.sqrt(taken[0] / (len(a) - taken[0]))
     around = (np.array(draws) - np.median(draws)) * scale
-    return interval(np.maximum(frechet_distance(a, b) + around, 0))
+    return interval(np.maximum(distance + around, 0))
 
 
 def kernel_distance(a: Features, b: Features) -> float:

@@ -219,6 +219,12 @@ def _told_to_stop() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def stop_deaf(worker: int) -> None:
+    """For a loader's worker: signals to stop are for its parent, which ends it when it is done."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     """Backward, clip the gradient's norm to 1, step."""
     optimizer.zero_grad()

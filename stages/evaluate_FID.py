@@ -22,8 +22,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from aerialdreams.dataset import Patch, count_patches, in_batches, read_patches
-from aerialdreams.errors import UserError
+from aerialdreams.dataset import count_patches, in_batches, read_patches
 from aerialdreams.files import whole_file, write_json
 from aerialdreams.generated import (
     AGREEMENT,
@@ -32,6 +31,7 @@ from aerialdreams.generated import (
     HELD_OUT,
     MANIFEST,
     SOURCES,
+    read_generated,
     read_json,
 )
 from aerialdreams.judge import Images, Inception, Judge, load_inception
@@ -53,7 +53,7 @@ from aerialdreams.metrics import (
     spread,
 )
 from aerialdreams.params import Params
-from aerialdreams.patches import read_image, resize_image, resize_mask
+from aerialdreams.patches import resize_image, resize_mask
 from aerialdreams.progress import progress
 from aerialdreams.stage import run_stage
 from aerialdreams.tables import write_table
@@ -155,9 +155,12 @@ def see_split(
     for patches in progress(batches, f"{split} judged", "batches", total):
         masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
         images = {
-            source: np.stack([picture(split, source, patch, size) for patch in patches])
-            for source in sets
+            source: np.stack(
+                [read_generated(split, source, patch.patch_id, size) for patch in patches]
+            )
+            for source in (*SOURCES, *more)
         }
+        images["real"] = np.stack([resize_image(patch.image, size) for patch in patches])
         for source in ("real", *SOURCES):
             for patch, mask, ids in zip(patches, masks, judge.read(images[source]), strict=True):
                 sets[source].matrices.append(confusion(mask, ids))
@@ -218,24 +221,6 @@ def diversity(sets: dict[str, Seen], samples: int) -> dict[str, Any]:
     return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)
 
 
-def picture(split: str, source: str, patch: Patch, size: int) -> NDArray[np.uint8]:
-    """An image of a set, RGB (size, size, 3).
-
-    Raises:
-        UserError: it is missing, damaged, or of another size than the rest.
-    """
-    if source == "real":
-        return resize_image(patch.image, size)
-    path = GENERATED / split / source / f"IMG_{patch.patch_id}.png"
-    image = read_image(path)
-    if image.shape != (size, size, 3):
-        raise UserError(
-            f"{path}: is {image.shape[1]} x {image.shape[0]}, image_size asks for {size} x {size};"
-            " `dvc repro -f generate-validation`"
-        )
-    return image
-
-
 def distances(a: Seen, real: Seen) -> dict[str, Any]:
     """Distances of an image set to the real one, by their features in each space."""
     made, ground = a.of("judge"), real.of("judge")
@@ -261,9 +246,10 @@ def distance_pair(
     count = min(len(made), len(ground))
     if count < 4:  # halves of one image have no spread
         return dict.fromkeys((frechet, kernel), f"not computed: {count} images are too few")
+    distance = frechet_distance(made, ground)
     return {
-        frechet: frechet_distance(made, ground),
-        f"{frechet}_95": frechet_interval(made, ground),
+        frechet: distance,
+        f"{frechet}_95": frechet_interval(made, ground, distance),
         kernel: kernel_distance(made, ground),
         f"{kernel}_95": kernel_distance_interval(made, ground),
     }

@@ -15,15 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import ConcatDataset
 
-from aerialdreams.dataset import DATASET, Split, load_split
+from aerialdreams.dataset import (
+    DATASET,
+    count_patches,
+    decode,
+    in_batches,
+    open_split,
+    read_patches,
+)
 from aerialdreams.files import fingerprint, write_json
-from aerialdreams.generated import GENERATED, MANIFEST, UTILITY, read_json
+from aerialdreams.generated import GENERATED, MANIFEST, UTILITY, read_generated, read_json
 from aerialdreams.metrics import agreement, agreement_draws, confusion, interval
 from aerialdreams.params import Params
-from aerialdreams.patches import read_image
+from aerialdreams.patches import resize_image, resize_mask
+from aerialdreams.progress import progress
 from aerialdreams.segmenter import Segmenter
-from aerialdreams.segmenter_training import learn
+from aerialdreams.segmenter_training import Lesson, class_weights, learn
 from aerialdreams.stage import run_stage, scratch
 from aerialdreams.tracking import flatten_numbers, log_evaluation
 from aerialdreams.training import Checkpoint, set_up_torch, to_tensor
@@ -35,50 +44,83 @@ def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.evaluate_utility
     settings = [stage, params.train_segmenter, params.image_size, params.torch_threads]
     key = fingerprint(settings, __file__, [DATASET, GENERATED])
-    lessons, test = load_lessons(params.image_size), load_split("test", params.image_size)
-    matrices: dict[str, list[NDArray[np.int64]]] = {name: [] for name in lessons}
+    size, rows = params.image_size, open_split("validation")
+    real, made = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
+    lessons: dict[str, Lesson] = {
+        "real": real,
+        "generated": made,
+        "both": ConcatDataset([real, made]),
+    }
+    # The masks are the same in all three.
+    weights = class_weights(real.mask(place) for place in range(len(real)))
+    pupils: dict[str, list[Segmenter]] = {name: [] for name in lessons}
     checkpoints: list[Checkpoint] = []
     for seed in range(stage.seeds):
-        pupil = {"seed": params.train_segmenter.seed + 1 + seed, "steps": stage.steps}
-        how = params.train_segmenter.model_copy(update=pupil)
-        for name, (images, masks) in lessons.items():
+        values = {"seed": params.train_segmenter.seed + 1 + seed, "steps": stage.steps}
+        how = params.train_segmenter.model_copy(update=values)
+        for name, lesson in lessons.items():
             place = scratch() / f"evaluate-utility-{key}-{name}-{seed}.pt"
-            every = params.runtime.checkpoint_every
-            model, _, checkpoint = learn(images, masks, how, place, every, device)
-            matrices[name].append(examine(model, test, device))
+            model, _, checkpoint = learn(lesson, weights, how, place, params.runtime, device)
+            pupils[name].append(model)
             checkpoints.append(checkpoint)
     names = [land_cover.name for land_cover in params.classes]
-    report = summarise({name: np.stack(some) for name, some in matrices.items()}, names)
-    for name, (images, _) in lessons.items():
-        report[name]["n"] = len(images)
+    report = summarise(examine(pupils, size, device), names)
+    for name, count in (("real", len(real)), ("generated", len(made)), ("both", 2 * len(real))):
+        report[name]["n"] = count
     write_json(UTILITY, report)
     for checkpoint in checkpoints:
         checkpoint.remove()
     manifest = read_json(GENERATED / MANIFEST)
     log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
     said = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in lessons)
-    return f"mIoU on {len(test.masks)} real test patches: {said}; {stage.seeds} seeds"
+    count = report["real"]["n_test"]
+    return f"mIoU on {count} real test patches: {said}; {stage.seeds} seeds"
 
 
-def load_lessons(size: int) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Images and masks to learn from, by name."""
-    real = load_split("validation", size)
-    folder = GENERATED / "validation/generated"
-    made = np.stack([read_image(folder / f"IMG_{number}.png") for number in real.patch_ids])
-    both = np.concatenate([real.images, made]), np.concatenate([real.masks, real.masks])
-    return {"real": (real.images, real.masks), "generated": (made, real.masks), "both": both}
+class Patches(Lesson):
+    """The validation patches' masks with their real or their generated images."""
+
+    def __init__(self, rows: Any, size: int, generated: bool) -> None:
+        self.rows, self.size, self.generated = rows, size, generated
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        row = self.rows[place]
+        if self.generated:
+            image = read_generated("validation", "generated", row["patch_id"], self.size)
+        else:
+            image = resize_image(decode(row["image"]), self.size)
+        return image, resize_mask(decode(row["mask"]), self.size)
+
+    def mask(self, place: int) -> NDArray[np.uint8]:
+        """One patch's mask."""
+        return resize_mask(decode(self.rows[place]["mask"]), self.size)
 
 
 @torch.no_grad()
-def examine(model: Segmenter, test: Split, device: torch.device) -> NDArray[np.int64]:
-    """The confusion of each test image, (images, 19, 19)."""
-    matrices = []
-    for first in range(0, len(test.images), BATCH):
-        some = slice(first, first + BATCH)
-        read = model(to_tensor(test.images[some]).to(device)).argmax(1).cpu().numpy() + 1
-        pairs = zip(test.masks[some], read.astype(np.uint8), strict=True)
-        matrices += [confusion(mask, ids) for mask, ids in pairs]
-    return np.stack(matrices)
+def examine(
+    pupils: dict[str, list[Segmenter]], size: int, device: torch.device
+) -> dict[str, NDArray[np.int64]]:
+    """What each segmenter sees in the real test images, in one pass over them.
+
+    Returns:
+        By lesson, the confusion by seed and image, (seeds, images, 19, 19).
+    """
+    matrices: dict[str, list[list[NDArray[np.int64]]]]
+    matrices = {name: [[] for _ in models] for name, models in pupils.items()}
+    batches = in_batches(read_patches("test"), BATCH)
+    total = -(-count_patches("test") // BATCH)
+    for patches in progress(batches, "test read", "batches", total):
+        images = to_tensor(np.stack([resize_image(patch.image, size) for patch in patches]))
+        masks = [resize_mask(patch.mask, size) for patch in patches]
+        for name, models in pupils.items():
+            for seed, model in enumerate(models):
+                read = model(images.to(device)).argmax(1).cpu().numpy() + 1
+                pairs = zip(masks, read.astype(np.uint8), strict=True)
+                matrices[name][seed] += [confusion(mask, ids) for mask, ids in pairs]
+    return {name: np.array(by_seed) for name, by_seed in matrices.items()}
 
 
 def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[str, Any]:

@@ -79,10 +79,9 @@ def main(params: Params) -> str:
     team = team_up(state.num_processes)
     base, controlnet = load_base().to(state.device), load_controlnet().to(state.device)
     models = {True: (with_trained_unet(base), controlnet), False: (base, None)}
-    settings = [stage, params.image_size, params.torch_threads, params.classes]
-    inputs = [CONTROLNET, BASE, DATASET]
-    key = team.agree(fingerprint(settings, __file__, inputs) if team.first else None)
     hashes = {"controlnet_md5": path_md5(CONTROLNET), "base_md5": path_md5(BASE)}
+    settings = [stage, params.image_size, params.torch_threads, params.classes, hashes]
+    key = team.agree(fingerprint(settings, __file__, [DATASET]) if team.first else None)
     counts: dict[str, int] = {}
     kept = scratch() / f"{GENERATED.name}.{key}"
     with kept_folder(GENERATED, scratch(), key) if team.first else nullcontext(kept) as folder:

@@ -29,7 +29,7 @@ from aerialdreams.dataset import DATASET, load_some
 from aerialdreams.diffusion import BASE, CONTROLNET, UNET, Base, generate, load_base, orders_of
 from aerialdreams.errors import UserError
 from aerialdreams.files import fingerprint, path_md5, whole_folder
-from aerialdreams.latents import LATENTS, Latents, Pictures, Source, Steps, stop_deaf
+from aerialdreams.latents import LATENTS, Latents, Pictures, Source, Steps
 from aerialdreams.params import Params
 from aerialdreams.pictures import grid
 from aerialdreams.processes import launch, launched, team_up
@@ -49,6 +49,7 @@ from aerialdreams.training import (
     scheduled_rate,
     set_rate,
     set_up_torch,
+    stop_deaf,
     training_steps,
 )
 

@@ -5,12 +5,13 @@ Reads   data/patches.parquet, data/images/, data/masks/ (train), of which source
 Writes  models/segmenter/; metrics/segmenter.csv, the losses of a judge that was trained here
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerialdreams.curves import LossCurve, write_curve
+from aerialdreams.curves import write_curve
 from aerialdreams.download import have_file
 from aerialdreams.files import fingerprint, whole_folder
 from aerialdreams.ign_segmenter import IgnSegmenter
@@ -26,8 +27,9 @@ from aerialdreams.patches import (
     resize_image,
     resize_mask,
 )
+from aerialdreams.progress import progress
 from aerialdreams.segmenter import SEGMENTER
-from aerialdreams.segmenter_training import learn
+from aerialdreams.segmenter_training import Lesson, class_weights, learn
 from aerialdreams.stage import run_stage, scratch
 from aerialdreams.training import set_up_torch
 
@@ -40,10 +42,11 @@ def main(params: Params) -> str:
     device, stage = set_up_torch(params.torch_threads), params.train_segmenter
     settings = [stage, params.image_size, params.torch_threads]
     key = fingerprint(settings, __file__, [INDEX, IMAGES, MASKS])
-    images, masks = load_train(params.image_size)
+    lesson = TrainPatches(params.image_size)
+    masks = progress(lesson.masks(), "masks counted", "masks", len(lesson))
     place = scratch() / f"train-segmenter-{key}.pt"
-    every = params.runtime.checkpoint_every
-    model, losses, checkpoint = learn(images, masks, stage, place, every, device)
+    weights = class_weights(masks)
+    model, losses, checkpoint = learn(lesson, weights, stage, place, params.runtime, device)
     with whole_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(CARD, encoding="utf-8")
@@ -51,7 +54,7 @@ def main(params: Params) -> str:
     checkpoint.remove()
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
-        f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(images)} patches,"
+        f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(lesson)} patches,"
         f" loss {losses.means()[-1][1]:.3f}"
     )
 
@@ -64,18 +67,33 @@ def take_igns(params: Params) -> str:
     with whole_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(IGN_CARD, encoding="utf-8")
-    write_curve(LOSSES, LossCurve("segmenter").means())
+    write_curve(LOSSES, [])
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return f"IGN's U-Net of {size:.2f} M weights, sha256 {ign.sha256[:12]}, is the judge"
 
 
-def load_train(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The train patches' images (patches, size, size, 3) and masks (patches, size, size)."""
-    index = read_index()
-    train = index.loc[index["split"] == "train", "patch_id"]
-    images = [resize_image(read_image(IMAGES / f"IMG_{number}.png"), size) for number in train]
-    masks = [resize_mask(read_mask(MASKS / f"MSK_{number}.png"), size) for number in train]
-    return np.stack(images), np.stack(masks)
+class TrainPatches(Lesson):
+    """The train split's images and masks, at `size` pixels a side."""
+
+    def __init__(self, size: int) -> None:
+        index = read_index()
+        self.ids = index.loc[index["split"] == "train", "patch_id"].tolist()
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, place: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image = read_image(IMAGES / f"IMG_{self.ids[place]}.png")
+        return resize_image(image, self.size), self.mask(place)
+
+    def mask(self, place: int) -> NDArray[np.uint8]:
+        """One patch's mask."""
+        return resize_mask(read_mask(MASKS / f"MSK_{self.ids[place]}.png"), self.size)
+
+    def masks(self) -> Iterator[NDArray[np.uint8]]:
+        """All masks, one after the other."""
+        return (self.mask(place) for place in range(len(self)))
 
 
 CARD = f"""---

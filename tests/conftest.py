@@ -50,6 +50,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="session")
+def storage(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A remote with all that `whole` pushes."""
+    from tests.projects import dvc, use
+
+    place = tmp_path_factory.mktemp("remote") / "storage"
+    use(whole, str(place))
+    pushed = dvc(whole, "push")
+    assert pushed.returncode == 0, pushed.stderr
+    return place
+
+
 @pytest.fixture
 def real_raw(workdir: Path, shared: Path) -> Path:
     """data/raw with the three real FLAIR patches and their metadata."""

@@ -87,3 +87,27 @@ def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def dvc(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`dvc` in a clone."""
     return run(place, "dvc", *words)
+
+
+def use(project: Path, url: str) -> None:
+    """Set a clone's remote, as the README says, where git does not see it."""
+    ended = dvc(project, "remote", "modify", "--local", "storage", "url", url)
+    assert ended.returncode == 0, ended.stderr
+
+
+def colleague(whole: Path, place: Path, url: str) -> Path:
+    """Another clone, with the remote and nothing else."""
+    subprocess.run(["git", "clone", "-q", str(whole), str(place)], check=True)
+    use(place, url)
+    return place
+
+
+def clone_with_cache(whole: Path, place: Path) -> Path:
+    """A clone that has all data: it shares the first one's cache, as a team on one machine does."""
+    subprocess.run(["git", "clone", "-q", str(whole), str(place)], check=True)
+    assert dvc(place, "cache", "dir", "--local", str(whole / ".dvc/cache")).returncode == 0
+    (place / "data").mkdir(exist_ok=True)
+    (place / "data/raw").symlink_to(whole / "data/raw")
+    done = dvc(place, "checkout")
+    assert done.returncode == 0, done.stderr
+    return place

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from aerialdreams.dataset import Patch
 from aerialdreams.errors import UserError
-from aerialdreams.generated import GENERATED, MANIFEST, read_json
+from aerialdreams.generated import GENERATED, MANIFEST, read_generated, read_json
 from aerialdreams.judge import load_inception
 from aerialdreams.params import Params
 from aerialdreams.patches import write_image
-from stages.evaluate_FID import ONE_SAMPLE, Seen, distances, diversity, picture
+from stages.evaluate_FID import ONE_SAMPLE, Seen, distances, diversity
 from tests.conftest import changed
 
 CPU = torch.device("cpu")
@@ -82,11 +81,10 @@ def test_samples_of_two_masks_at_least_tell_their_diversity() -> None:
 
 
 def test_an_image_of_another_size_is_named(workdir: Path) -> None:
-    patch = Patch("000001", IMAGE, IMAGE[..., 0], "", [""], "D014_2020", "Z1_UA", (0.0, 0.0))
     path = workdir / "data/generated/test/generated/IMG_000001.png"
     write_image(path, IMAGE)
-    assert picture("test", "generated", patch, 64).shape == (64, 64, 3)
+    assert read_generated("test", "generated", "000001", 64).shape == (64, 64, 3)
     with pytest.raises(UserError, match=r"IMG_000001\.png: is 64 x 64, image_size asks for 96"):
-        picture("test", "generated", patch, 96)
+        read_generated("test", "generated", "000001", 96)
     with pytest.raises(UserError, match=r"untrained/IMG_000001\.png: not found"):
-        picture("test", "untrained", patch, 64)
+        read_generated("test", "untrained", "000001", 64)

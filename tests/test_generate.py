@@ -221,6 +221,34 @@ def test_a_wrong_mask_is_named(make, message: str, tmp_path: Path, params: Param
         read_own_mask(tmp_path / "mask.png", params.classes, 0.01)
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform", "message"),
+    [
+        ("EPSG:4326", Affine(1e-5, 0, 2.3, 0, -1e-5, 48.8), "its CRS is in degrees; warp it first"),
+        ("EPSG:3857", Affine(1, 0, 9, 0, -1, 9), "EPSG:3857 stretches the ground"),
+        ("EPSG:2263", Affine(1, 0, 9, 0, -1, 9), "its CRS is in US survey foot"),
+        ("EPSG:2154", Affine(1, 0, 9, 0, -2, 9), "its pixels are 1 x 2"),
+        ("EPSG:2154", Affine(1, 0, 9, 0, 1, 9), "is turned or mirrored against its CRS"),
+        ("EPSG:2154", Affine(0.9, 0.1, 9, 0.1, -0.9, 9), "is turned or mirrored"),
+        ("EPSG:2154", Affine(1, 0, 9, 0, -1, 9), ""),
+        (None, Affine(1, 0, 9, 0, -1, 9), ""),
+    ],
+)
+def test_a_mask_is_taken_in_square_metres_alone(
+    crs: str | None, transform: Affine, message: str, tmp_path: Path, params: Params
+) -> None:
+    """At another scale the photograph would look right, and be wrong."""
+    ids = np.ones((8, 8), np.uint8)
+    place = Placed(transform, rasterio.crs.CRS.from_string(crs) if crs else None)
+    path = tmp_path / "mask.tif"
+    write_geotiff(path, ids, place, {}, params.classes)
+    if not message:
+        assert read_own_mask(path, params.classes, 0.01).placed == place
+        return
+    with pytest.raises(UserError, match=message):
+        read_own_mask(path, params.classes, 0.01)
+
+
 def test_colours_snap_to_the_nearest_class(params: Params) -> None:
     ids = np.random.default_rng(0).integers(1, 20, (20, 20), np.uint8)
     rgb = colours(ids, params.classes)

@@ -127,7 +127,7 @@ def test_the_frechet_distances_interval() -> None:
     deviation = np.std([frechet_distance(a, b) for a, b in pairs])
     widths = []
     for a, b in pairs[:5]:
-        low, high = frechet_interval(a, b)
+        low, high = frechet_interval(a, b, frechet_distance(a, b))
         assert low < frechet_distance(a, b) < high
         widths.append(high - low)
     assert 0.6 < np.mean(widths) / (2 * 1.96 * deviation) < 1.6

@@ -55,19 +55,24 @@ def test_the_evaluation_is_right_about_what_is_known(
         assert floor["generated"][key] == value
 
 
+def browser(folder: Path) -> list[str]:
+    """Chromium without a window, its profile in a folder; what to open comes behind."""
+    return [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1200,1600",
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
 def test_the_report_opens_in_a_browser(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page is drawn with its pictures, and reaches for nothing beside itself."""
     shot = tmp_path / "report.png"
-    browser = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1200,1600", f"--screenshot={shot}",
-    ]  # fmt: skip
     page = (whole / "data/report.html").as_uri()
-    subprocess.run([*browser, page], check=True, capture_output=True, timeout=120)
+    words = [*browser(tmp_path), f"--screenshot={shot}", page]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
     drawn = np.asarray(Image.open(shot).convert("RGB"))
     classes = load_params(whole / "params.yaml").classes
     monkeypatch.chdir(whole)

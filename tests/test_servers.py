@@ -11,9 +11,9 @@ import mlflow
 import pytest
 
 from aerialdreams.files import path_md5
-from tests.projects import dvc, run
+from tests.projects import colleague, dvc, run, use
 from tests.servers import KEYS, free_port, postgres, s3_server, ssh_server, wait_for
-from tests.test_sharing import colleague, path_of, use
+from tests.test_sharing import path_of
 
 pytestmark = pytest.mark.servers
 TARGETS = ["dataset", "train-controlnet"]

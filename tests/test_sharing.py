@@ -11,31 +11,18 @@ import yaml
 from dvc.api import DVCFileSystem
 
 from aerialdreams.files import path_md5
-from tests.projects import GIT, clone, commit, dvc, params_of, run, set_params
+from tests.projects import (
+    GIT,
+    clone,
+    clone_with_cache,
+    colleague,
+    commit,
+    dvc,
+    params_of,
+    run,
+    set_params,
+)
 from tests.server import Site, serve
-
-
-@pytest.fixture(scope="module")
-def storage(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A remote with all that `whole` pushes."""
-    place = tmp_path_factory.mktemp("remote") / "storage"
-    use(whole, str(place))
-    pushed = dvc(whole, "push")
-    assert pushed.returncode == 0, pushed.stderr
-    return place
-
-
-def use(project: Path, url: str) -> None:
-    """Set a clone's remote, as the README says, where git does not see it."""
-    ended = dvc(project, "remote", "modify", "--local", "storage", "url", url)
-    assert ended.returncode == 0, ended.stderr
-
-
-def colleague(whole: Path, place: Path, url: str) -> Path:
-    """Another clone, with the remote and nothing else."""
-    subprocess.run(["git", "clone", "-q", str(whole), str(place)], check=True)
-    use(place, url)
-    return place
 
 
 def lock_of(project: Path, stage: str) -> dict:
@@ -134,17 +121,6 @@ def test_an_older_dataset_has_its_bytes(whole: Path, storage: Path, tmp_path: Pa
         subprocess.run(["git", "checkout", "-q", revision], cwd=project, check=True)
         assert dvc(project, "checkout", "data/dataset").returncode == 0
         assert path_md5(project / "data/dataset") == md5
-
-
-def clone_with_cache(whole: Path, place: Path) -> Path:
-    """A clone that has all data: it shares the first one's cache, as a team on one machine does."""
-    subprocess.run(["git", "clone", "-q", str(whole), str(place)], check=True)
-    assert dvc(place, "cache", "dir", "--local", str(whole / ".dvc/cache")).returncode == 0
-    (place / "data").mkdir(exist_ok=True)
-    (place / "data/raw").symlink_to(whole / "data/raw")
-    done = dvc(place, "checkout")
-    assert done.returncode == 0, done.stderr
-    return place
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""Experiments as the README has them: each its own run in MLflow, compared in three places."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.projects import clone_with_cache, dvc, environment, run
+from tests.servers import free_port, wait_for
+from tests.test_readme import block, paste
+from tests.test_results import CHROMIUM, browser
+
+
+@pytest.fixture(scope="module")
+def laboratory(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the README's experiments ran, one by itself and two from the queue."""
+    place = clone_with_cache(whole, tmp_path_factory.mktemp("laboratory") / "project")
+    ended = paste(place, block("dvc exp run -n slower"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    # What experiments share is not done again, and said to be so.
+    assert "Stage 'dataset' didn't change, skipping" in ended.stdout
+    return place
+
+
+def shown(project: Path) -> dict[str, dict[str, Any]]:
+    """What `dvc exp show` has of each experiment, by name."""
+    rows = json.loads(dvc(project, "exp", "show", "--json").stdout)
+    found = {}
+    for row in rows:
+        for experiment in row["experiments"] or []:
+            found[experiment["name"]] = experiment["revs"][0]["data"]
+    return found
+
+
+def runs_of(project: Path) -> dict[str, Run]:
+    """The runs of a project's MLflow store, by name."""
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("aerialdreams")
+    return {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
+
+
+def test_dvc_and_mlflow_agree(laboratory: Path) -> None:
+    experiments, runs = shown(laboratory), runs_of(laboratory)
+    assert "slower" in experiments and len(experiments) == 3
+    assert set(runs) == set(experiments)
+    seeds = set()
+    for name, one in experiments.items():
+        params = one["params"]["params.yaml"]["data"]
+        seeds.add((params["train_controlnet"]["seed"], params["train_controlnet"]["learning_rate"]))
+        told = runs[name].data
+        assert told.params["train_controlnet.seed"] == str(params["train_controlnet"]["seed"])
+        report = one["metrics"]["metrics/evaluation.json"]["data"]["validation"]["generated"]
+        for key in ("miou", "pixel_accuracy", "judge_frechet_distance"):
+            assert told.metrics[f"validation.generated.{key}"] == report[key]
+        assert runs[name].info.status == "FINISHED"
+    assert seeds == {(3, 0.002), (4, 0.002), (5, 0.002)}
+
+
+def test_compare_says_the_same_of_experiments_and_of_runs(laboratory: Path) -> None:
+    runs = runs_of(laboratory)
+    first, second = (name for name in runs if name != "slower")
+    by_name = run(laboratory, "aerialdreams", "compare", first, second)
+    assert by_name.returncode == 0, by_name.stderr
+    ids = [f"run:{runs[name].info.run_id}" for name in (first, second)]
+    by_run = run(laboratory, "aerialdreams", "compare", *ids, "--page", "runs.html")
+    assert by_run.returncode == 0, by_run.stderr
+    said = by_run.stdout.replace(ids[0], first).replace(ids[1], second)
+    assert said.split() == by_name.stdout.split()
+    assert "train_controlnet.seed" in said and "minutes" in said
+    assert (laboratory / "runs.html").read_text().count("<img") == 2  # the sheets of both
+    assert (laboratory / "comparison.html").read_text().count("<img") > 4
+    wrong = run(laboratory, "aerialdreams", "compare", ids[0], "run:0123")
+    assert wrong.returncode == 2 and "run:0123" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@contextmanager
+def mlflow_ui(project: Path) -> Iterator[str]:
+    """`mlflow ui` over a project's store; gives its address."""
+    port = free_port()
+    words = ["mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow.db", "--port", str(port)]
+    with (project / "scratch/ui.log").open("wb") as log:
+        server = subprocess.Popen(words, cwd=project, env=environment(), stdout=log, stderr=log)
+    try:
+        wait_for(port, server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
+def test_two_runs_side_by_side_in_mlflow(laboratory: Path, tmp_path: Path) -> None:
+    """The page that `mlflow ui` shows has both runs' params and numbers."""
+    runs = runs_of(laboratory)
+    chosen = [one for name, one in runs.items() if name != "slower"]
+    ids = json.dumps([one.info.run_id for one in chosen])
+    with mlflow_ui(laboratory) as url:
+        experiments = f"%5B%22{chosen[0].info.experiment_id}%22%5D"
+        page = f"{url}/#/compare-runs?runs={ids}&experiments={experiments}"
+        words = [*browser(tmp_path), "--virtual-time-budget=30000", "--dump-dom", page]
+        drawn = subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
+    for one in chosen:
+        assert one.info.run_name in drawn.stdout
+    assert "learning_rate" in drawn.stdout
+    assert "validation.generated.miou" in drawn.stdout
