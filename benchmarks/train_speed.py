@@ -1,12 +1,15 @@
 """train-controlnet against diffusers' own train_controlnet.py: samples per second, peak memory.
 
 Usage   python -m benchmarks.train_speed --peer PATH [--steps N] [--rounds N] [--keep FOLDER]
+                                         [--sd21 PRECISION [--batch N]]
 PATH is examples/controlnet/train_controlnet.py of diffusers' repository, which needs tensorboard
 (and torchvision's transforms, which stand in here by Pillow where it is not installed). Run where
 `dvc repro encode-latents` has been: model, data, batch and precision are those of params.yaml, for
 both. The condition is the mask's colours for both, for the peer knows no other. Each runs in a
 process of its own, by turns; a step is from one AdamW.step to the next, its time their median;
-memory is the most that the process held at the last step. --keep keeps the peer's ControlNet.
+memory is the most that the process held at the last step, or of a GPU's what torch held. On a GPU
+it also says which share of ten steps none of its kernels ran. --keep keeps the peer's ControlNet.
+--sd21 bf16 trains networks of Stable Diffusion 2.1's sizes, of random weights, at 512 pixels.
 """
 
 import argparse
@@ -29,6 +32,7 @@ import stages  # noqa: F401  (sets the libraries' environment before they are im
 from aerialdreams.params import Params, load_params
 
 LINKS = ("data", "models/base", "params.yaml")
+PROFILED = range(30, 40)  # steps in which a GPU's kernels are timed; those before are measured
 
 
 def main() -> None:
@@ -37,41 +41,50 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--sd21", choices=("fp32", "fp16", "bf16"))
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--probe", choices=("ours", "peer"), help=argparse.SUPPRESS)
     words = parser.parse_args()
     if words.probe:
         probe(words.probe, words.peer, words.steps)
         return
-    params, found = load_params(), {"ours": [], "peer": []}  # type: ignore[var-annotated]
-    for _ in range(words.rounds):
-        for who, results in found.items():
-            results.append(run(who, words))
-    batch = params.train_controlnet.batch
+    with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
+        root = Path.cwd()
+        if words.sd21:
+            from benchmarks.sd21_sizes import make_place
+
+            root = Path(folder)
+            make_place(root, words.batch, words.sd21)
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+        for _ in range(words.rounds):
+            for who, results in found.items():
+                results.append(run(who, words, root))
+        print(report(found, load_params(root / "params.yaml").train_controlnet.batch, words.steps))
+
+
+def report(found: dict[str, list[dict[str, float]]], batch: int, steps: int) -> str:
+    """A line for each, and a line of JSON."""
     speed = {who: batch / min(r["seconds"] for r in rs) for who, rs in found.items()}
     memory = {who: min(r["megabytes"] for r in rs) for who, rs in found.items()}
-    for who in found:
-        print(f"{who:5} {speed[who]:7.2f} samples/s {memory[who]:8.0f} MB at most")
-    print(
-        json.dumps(
-            {
-                "ours": speed["ours"],
-                "peer": speed["peer"],
-                "ratio": speed["ours"] / speed["peer"],
-                "units": "samples/s",
-                "memory_megabytes": memory,
-                "memory_ratio": memory["ours"] / memory["peer"],
-                "steps": words.steps,
-                "slowest_over_median": {w: [r["slowest"] for r in rs] for w, rs in found.items()},
-                "versions": versions(),
-                "cores": os.cpu_count(),
-            }
-        )
-    )
+    lines = [f"{who:5} {speed[who]:7.2f} samples/s {memory[who]:8.0f} MB at most" for who in found]
+    numbers = {
+        "ours": speed["ours"],
+        "peer": speed["peer"],
+        "ratio": speed["ours"] / speed["peer"],
+        "units": "samples/s",
+        "memory_megabytes": memory,
+        "memory_ratio": memory["ours"] / memory["peer"],
+        "steps": steps,
+        "slowest_over_median": {w: [r["slowest"] for r in rs] for w, rs in found.items()},
+        "share_without_kernels": {w: [r["idle"] for r in rs] for w, rs in found.items()},
+        "versions": versions(),
+        "cores": os.cpu_count(),
+    }
+    return "\n".join([*lines, json.dumps(numbers)])
 
 
-def run(who: str, words: argparse.Namespace) -> dict[str, float]:
-    """One training in a folder of its own; gives seconds a step and megabytes."""
-    root = Path.cwd()
+def run(who: str, words: argparse.Namespace, root: Path) -> dict[str, float]:
+    """One training in a folder of its own, on the data of another; seconds a step, megabytes."""
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
         for name in LINKS:
             link = Path(folder) / name
@@ -79,7 +92,7 @@ def run(who: str, words: argparse.Namespace) -> dict[str, float]:
             link.symlink_to((root / name).resolve())
         command = [sys.executable, "-m", "benchmarks.train_speed", "--probe", who]
         command += ["--peer", str(words.peer.resolve()), "--steps", str(words.steps)]
-        paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": paths}
         ended = subprocess.run(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
@@ -98,20 +111,30 @@ def probe(who: str, peer: Path, steps: int) -> None:
 
     params, times, peaks = load_params(), [], []
     torch.set_num_threads(params.torch_threads)
-    step = torch.optim.AdamW.step
+    step, cuda = torch.optim.AdamW.step, torch.cuda.is_available()
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
     def watched(self: Any, *words: Any, **more: Any) -> Any:
         done = step(self, *words, **more)
+        if cuda:
+            torch.cuda.synchronize()
         times.append(time.perf_counter())
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        held = torch.cuda.max_memory_allocated() if cuda else None
+        peaks.append((held or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1000) / 1e6)
+        if cuda and len(times) in (PROFILED.start, PROFILED.stop):
+            (profiler.start if len(times) == PROFILED.start else profiler.stop)()
         return done
 
     torch.optim.AdamW.step = watched  # type: ignore[method-assign]
     (run_ours if who == "ours" else run_peer)(params, peer, steps)
-    intervals = np.diff(times)[3:]  # the first ones warm up
+    intervals = np.diff(times)[3 : PROFILED.start - 1]  # the first ones warm up
     median = statistics.median(intervals)
+    idle = None
+    if cuda and len(times) >= PROFILED.stop:
+        busy = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6
+        idle = 1 - busy / (times[PROFILED.stop - 1] - times[PROFILED.start - 1])
     report = {"seconds": median, "megabytes": peaks[-1], "slowest": max(intervals) / median}
-    print(json.dumps(report))
+    print(json.dumps(report | {"idle": idle}))
 
 
 def run_ours(params: Params, peer: Path, steps: int) -> None:

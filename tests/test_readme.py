@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.projects import clone_with_cache, colleague, run, use
 
-BLOCK = re.compile(r"(?:<!-- (.*) -->\n\s*)?```(sh|python)\n(.*?)```", re.S)
+BLOCK = re.compile(r"(?:<!-- ([^\n]*) -->\n\s*)?```(sh|python)\n(.*?)```", re.S)
 # Of a desktop, and of a server that would serve until it is stopped; the tests are running.
 SHELL = """
 set -e -o pipefail
@@ -23,7 +23,7 @@ scripts/test() { true; }
 PYTHON = """
 from PIL import Image
 import numpy as np
-mask = np.array(Image.open("mask.png"))
+mask = np.array(Image.open("mask.png"))[:96, :96]
 """
 # Tests of their own type these: they need more than a project.
 ELSEWHERE = {

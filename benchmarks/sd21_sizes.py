@@ -1,0 +1,84 @@
+"""A place to train in with networks of Stable Diffusion 2.1-base's sizes, of random weights.
+
+What a training costs hangs on sizes, not on weights; so speed and memory can be measured where no
+model can be fetched.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from aerialdreams.dataset import DATASET
+from aerialdreams.diffusion import BASE
+
+SIZE = 512
+
+
+def make_place(place: Path, batch: int, precision: str) -> None:
+    """A folder with params.yaml, a base model, one shard of each split, and its latents.
+
+    Args:
+        place: an empty folder; the current one has the default run's dataset and tokenizer.
+        batch: samples of a step.
+        precision: fp32, fp16 or bf16, of the training and of the latents.
+    """
+    root = Path.cwd()
+    (place / DATASET / "data").mkdir(parents=True)
+    (place / DATASET / "README.md").symlink_to(root / DATASET / "README.md")
+    for split in ("train", "validation", "test"):
+        shard = sorted((root / DATASET / "data").glob(f"{split}-*.parquet"))[0]
+        (place / DATASET / "data" / shard.name).symlink_to(shard)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["image_size"] = SIZE
+    params["encode_latents"] |= {"precision": precision, "batch": 8, "held_out": 8}
+    params["train_controlnet"] |= {
+        "embedding_channels": [16, 32, 96, 256],
+        "precision": precision,
+        "batch": batch,
+    }
+    params["generate_validation"]["steps"] = 2
+    (place / "params.yaml").write_text(yaml.safe_dump(params))
+    save_base(place / BASE, CLIPTokenizer.from_pretrained(root / BASE / "tokenizer"))
+    encode = [sys.executable, "-m", "stages.encode_latents"]
+    subprocess.run(encode, cwd=place, check=True, stdout=sys.stderr)
+
+
+def save_base(folder: Path, tokenizer: CLIPTokenizer) -> None:
+    """The networks, by the config.json files of `stable-diffusion-2-1-base` on the hub."""
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=64,
+        cross_attention_dim=1024,
+        attention_head_dim=(5, 10, 20, 20),
+        use_linear_projection=True,
+    ).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        sample_size=SIZE,
+    ).save_pretrained(folder / "vae")
+    text = CLIPTextConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        hidden_act="gelu",
+        projection_dim=512,
+    )
+    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")
