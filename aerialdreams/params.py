@@ -359,7 +359,7 @@ def _explain(problem: Any) -> str:
             return f"{key}: missing; the README and git have its default"
         case "value_error":
             return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{key}: is {problem['input']!r}; {problem['msg'].removeprefix('Input s').lstrip('h')}"
+    return f"{key}: is {problem['input']!r}; {problem['msg'].removeprefix('Input ')}"
 
 
 def flatten(params: Params) -> dict[str, str | int | float]:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import aerialdreams  # noqa: F401  (sets the environment of other libraries)
+
 # The libraries' caches stay in the project: nothing is littered over the user's home directory.
 os.environ.setdefault("HF_HOME", str(Path("scratch/huggingface").resolve()))
 # What these libraries tell while they work is for their developers.

@@ -10,6 +10,7 @@ seeds. Generated images are worth what a segmenter learns from them: `miou_of_re
 teach as well as photographs do. A run that was killed goes on.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from aerialdreams.segmenter import Segmenter
 from aerialdreams.segmenter_training import Lesson, class_weights, learn
 from aerialdreams.stage import run_stage, scratch
 from aerialdreams.tracking import flatten_numbers, log_evaluation
-from aerialdreams.training import Checkpoint, set_up_torch, to_tensor
+from aerialdreams.training import set_up_torch, to_tensor
 
 BATCH = 16  # test images that are read at a time
 
@@ -54,22 +55,22 @@ def main(params: Params) -> str:
     # The masks are the same in all three.
     weights = class_weights(real.mask(place) for place in range(len(real)))
     pupils: dict[str, list[Segmenter]] = {name: [] for name in lessons}
-    checkpoints: list[Checkpoint] = []
+    places: list[Path] = []
     for seed in range(stage.seeds):
         values = {"seed": params.train_segmenter.seed + 1 + seed, "steps": stage.steps}
         how = params.train_segmenter.model_copy(update=values)
         for name, lesson in lessons.items():
             place = scratch() / f"evaluate-utility-{key}-{name}-{seed}.pt"
-            model, _, checkpoint = learn(lesson, weights, how, place, params.runtime, device)
+            model, _, _ = learn(lesson, weights, how, place, params.runtime, device)
             pupils[name].append(model)
-            checkpoints.append(checkpoint)
+            places.append(place)
     names = [land_cover.name for land_cover in params.classes]
     report = summarise(examine(pupils, size, device), names)
     for name, count in (("real", len(real)), ("generated", len(made)), ("both", 2 * len(real))):
         report[name]["n"] = count
     write_json(UTILITY, report)
-    for checkpoint in checkpoints:
-        checkpoint.remove()
+    for place in places:
+        place.unlink()
     manifest = read_json(GENERATED / MANIFEST)
     log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
     said = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in lessons)
