@@ -57,6 +57,20 @@ def agreement_draws(matrices: NDArray[np.int64]) -> dict[str, Values]:
     return {"miou": np.nanmean(iou, 1), "pixel_accuracy": hits.sum(1) / sums.sum((1, 2))}
 
 
+def miou_of_real(miou: float, real: float, draws: Values, real_draws: Values) -> dict[str, Any]:
+    """mIoU as a share of real images', with its interval; told where those are not read at all.
+
+    Args:
+        miou: of some images.
+        real: of real ones.
+        draws: of the first, see `agreement_draws`.
+        real_draws: of the second, drawn alike.
+    """
+    if not real_draws.all():
+        return {"miou_of_real": "not computed: the segmenter reads no real image right"}
+    return {"miou_of_real": miou / real, "miou_of_real_95": interval(draws / real_draws)}
+
+
 def interval(draws: Values) -> list[float]:
     """Interval that holds 95 % of the draws."""
     low, high = np.percentile(draws, [2.5, 97.5])

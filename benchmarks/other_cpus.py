@@ -85,7 +85,7 @@ def run(cpu: str, uncapped: bool) -> dict[str, str]:
         emulator = f"qemu-x86_64 -cpu {cpu} " if cpu else ""
         python.write_text(f'#!/bin/sh\nexec {emulator}{sys.executable} "$@" 2>> {folder}/log\n')
         python.chmod(0o755)
-        command = [python, "-m", "benchmarks.other_cpus", "--probe", str(python)]
+        command = [str(python), "-m", "benchmarks.other_cpus", "--probe", str(python)]
         environment = os.environ | (CAPS if uncapped else {})
         ended = subprocess.run(
             command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True

@@ -48,6 +48,7 @@ from aerialdreams.metrics import (
     kernel_distance_interval,
     mean_interval,
     median_ratio_interval,
+    miou_of_real,
     nearest,
     share_errors,
     spread,
@@ -192,9 +193,8 @@ def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -
     evenly = [number * total // count for number in range(min(count, total))]
     floor = Seen(features={name: [train.of(name)[evenly]] for name in train.features})
     for source in SOURCES:
-        report[source]["miou_of_real"] = report[source]["miou"] / report["real"]["miou"]
-        ratios = draws[source]["miou"] / draws["real"]["miou"]
-        report[source]["miou_of_real_95"] = interval(ratios)
+        mious = report[source]["miou"], report["real"]["miou"]
+        report[source] |= miou_of_real(*mious, draws[source]["miou"], draws["real"]["miou"])
         report[source] |= distances(sets[source], real)
         # Copies of what was learnt by heart would be nearer to the train split than real ones are.
         made, ground = (nearest(one.of("judge"), train.of("judge")) for one in (sets[source], real))

@@ -28,7 +28,7 @@ from aerialdreams.dataset import (
 )
 from aerialdreams.files import fingerprint, write_json
 from aerialdreams.generated import GENERATED, MANIFEST, UTILITY, read_generated, read_json
-from aerialdreams.metrics import agreement, agreement_draws, confusion, interval
+from aerialdreams.metrics import agreement, agreement_draws, confusion, interval, miou_of_real
 from aerialdreams.params import Params
 from aerialdreams.patches import resize_image, resize_mask
 from aerialdreams.progress import progress
@@ -142,8 +142,8 @@ def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[
         report[name] = {"n": 0, "n_test": by_seed.shape[1], "miou": float(np.mean(scores))}
         report[name] |= {"miou_95": interval(draws[name]), "miou_by_seed": scores}
     for name in ("generated", "both"):
-        report[name]["miou_of_real"] = report[name]["miou"] / report["real"]["miou"]
-        report[name]["miou_of_real_95"] = interval(draws[name] / draws["real"])
+        mious = report[name]["miou"], report["real"]["miou"]
+        report[name] |= miou_of_real(*mious, draws[name], draws["real"])
     return report
 
 

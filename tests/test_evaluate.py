@@ -10,6 +10,7 @@ import torch
 from aerialdreams.errors import UserError
 from aerialdreams.generated import GENERATED, MANIFEST, read_generated, read_json
 from aerialdreams.judge import load_inception
+from aerialdreams.metrics import miou_of_real
 from aerialdreams.params import Params
 from aerialdreams.patches import write_image
 from stages.evaluate_FID import ONE_SAMPLE, Seen, distances, diversity
@@ -88,3 +89,10 @@ def test_an_image_of_another_size_is_named(workdir: Path) -> None:
         read_generated("test", "generated", "000001", 96)
     with pytest.raises(UserError, match=r"untrained/IMG_000001\.png: not found"):
         read_generated("test", "untrained", "000001", 64)
+
+
+def test_a_judge_that_reads_nothing_gives_no_ratio() -> None:
+    draws = np.array([0.2, 0.4])
+    assert miou_of_real(0.3, 0.6, draws, 2 * draws)["miou_of_real"] == 0.5
+    nothing = miou_of_real(0.3, 0.0, draws, 0 * draws)
+    assert nothing == {"miou_of_real": "not computed: the segmenter reads no real image right"}
