@@ -4,10 +4,11 @@ import hashlib
 import math
 import os
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,6 +36,7 @@ def set_up_torch(threads: int) -> torch.device:
     # cuBLAS reads this when it starts (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
+    use_exact_roots()
     # accelerate would set another number, by the machine's cores, for several processes on a CPU.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.use_deterministic_algorithms(True)
@@ -42,6 +44,36 @@ def set_up_torch(threads: int) -> torch.device:
     # Strict mode also fills each new tensor with NaN, for code that reads what it never wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def root(values: Tensor) -> Tensor:
+    """Square roots as IEEE 754 rounds them, of a tensor on a CPU.
+
+    torch has them from MKL, which on CPUs that are not Intel's begins with the CPU's own estimate
+    (RSQRTPS) and does not end exactly: a schedule of noise would differ from maker to maker.
+    """
+    if values.dtype not in (torch.float32, torch.float64):
+        return torch.sqrt(values, out=torch.empty(0, dtype=torch.result_type(values, 1.0)))
+    return torch.from_numpy(np.asarray(np.sqrt(values.detach().numpy())))
+
+
+def power(values: Tensor, exponent: float) -> Tensor:
+    """Powers of a tensor on a CPU; the half one, which torch takes for a root too, by `root`."""
+    if exponent == 0.5:
+        return root(values)
+    out = torch.empty(0, dtype=torch.result_type(values, exponent))
+    return torch.pow(values, exponent, out=out)
+
+
+@cache
+def use_exact_roots() -> torch.library.Library:
+    """Let torch take roots on CPUs from `root`, for as long as the process lives."""
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that these are there already is the point
+        library.impl("sqrt", root, "CPU")
+        library.impl("pow.Tensor_Scalar", power, "CPU")
+    return library
 
 
 def to_tensor(images: NDArray[np.uint8] | Tensor) -> Tensor:
