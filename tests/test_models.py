@@ -105,7 +105,7 @@ def test_an_untrained_controlnet_changes_nothing(
     untrained = generate(base, controlnet, batch, settings, params.classes)
     assert untrained.shape == (2, 64, 64, 3)
     assert np.array_equal(untrained, generate(base, None, batch, settings, params.classes))
-    # An image is its patch's own, wherever it stands in a batch, but for how sums are rounded there.
+    # An image is its patch's own, wherever it stands in a batch; only rounding differs there.
     again = generate(base, None, batch[::-1], settings, params.classes)
     assert np.abs(untrained[::-1].astype(int) - again).max() <= 1
 
