@@ -4,6 +4,7 @@ What a training costs hangs on sizes, not on weights; so speed and memory can be
 model can be fetched.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def make_place(place: Path, batch: int, precision: str) -> None:
     params["generate_validation"]["steps"] = 2
     (place / "params.yaml").write_text(yaml.safe_dump(params))
     save_base(place / BASE, CLIPTokenizer.from_pretrained(root / BASE / "tokenizer"))
+    shutil.copy(root / BASE / "source.json", place / BASE)  # the card names it
     encode = [sys.executable, "-m", "stages.encode_latents"]
     subprocess.run(encode, cwd=place, check=True, stdout=sys.stderr)
 
