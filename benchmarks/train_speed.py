@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--probe", choices=("ours", "peer"), help=argparse.SUPPRESS)
     words = parser.parse_args()
+    if words.steps < 5:
+        parser.error("--steps: 5 at least, for the first ones warm up")
     if words.probe:
         probe(words.probe, words.peer, words.steps)
         return
