@@ -141,7 +141,8 @@ def test_two_trainings_into_one_server_that_rests(
             time.sleep(0.5)
         server.send_signal(signal.SIGTERM)
         server.wait()
-        time.sleep(60)  # the trainings go on
+        time.sleep(60)
+        assert [training.poll() for training in trainings] != [1, 1]  # they go on
         server = start_server(store, port, tmp_path)
         for training in trainings:
             _, said = training.communicate(timeout=600)
