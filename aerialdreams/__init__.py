@@ -25,13 +25,13 @@ if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")  # NumPy's
 
 if TYPE_CHECKING:
-    from aerialdreams.painter import Painter as Painter
+    from aerialdreams.generation.painter import Painter as Painter
 
 
 def __getattr__(name: str) -> Any:
     """`from aerialdreams import Painter`: imported when it is asked for, for it takes seconds."""
     if name == "Painter":
-        from aerialdreams.painter import Painter
+        from aerialdreams.generation.painter import Painter as Painter
 
         return Painter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from aerialdreams.classes import CLASS_COUNT, LandCoverClass
+from aerialdreams.data.flair import CLASS_COUNT
+from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 
 Domain = Annotated[str, Field(pattern=r"^D\d{3}_\d{4}$")]

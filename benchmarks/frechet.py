@@ -15,7 +15,7 @@ import numpy as np
 import scipy
 from scipy.linalg import sqrtm
 
-from aerialdreams.metrics import Features, frechet_distance
+from aerialdreams.evaluation.metrics import Features, frechet_distance
 
 DIMENSIONS = 2048
 

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import numpy as np
 
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
-from aerialdreams.dataset import load_some
-from aerialdreams.diffusion import generate, load_base, load_controlnet, orders_of
+from aerialdreams.data.dataset import load_evenly_spaced
+from aerialdreams.generation.batch import generate_batch, requests_from_split
+from aerialdreams.models.controlnet import load_controlnet
+from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import load_params
-from aerialdreams.training import set_up_torch
+from aerialdreams.util.torch_setup import configure_torch
 
 
 def main() -> None:
@@ -26,14 +28,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     words = parser.parse_args()
     params = load_params()
-    device, stage = set_up_torch(params.torch_threads), params.generate_validation
-    base, controlnet = load_base().to(device), load_controlnet().to(device)
-    orders = orders_of(load_some("validation", words.images, params.image_size))
+    device, stage = configure_torch(params.torch_threads), params.generate_validation
+    base, controlnet = load_stable_diffusion().to(device), load_controlnet().to(device)
+    orders = requests_from_split(load_evenly_spaced("validation", words.images, params.image_size))
     count = len(orders)
 
     def paint(batch: int) -> np.ndarray:
         parts = [orders[first : first + batch] for first in range(0, count, batch)]
-        return np.concatenate([generate(base, controlnet, p, stage, params.classes) for p in parts])
+        return np.concatenate(
+            [generate_batch(base, controlnet, p, stage, params.classes) for p in parts]
+        )
 
     ways: dict[str, Callable[[], np.ndarray]] = {
         "ours": lambda: paint(stage.batch),

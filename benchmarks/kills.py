@@ -56,7 +56,7 @@ def main() -> None:
 
 def mend(place: Path) -> bool:
     """What scripts/run does before `dvc repro`; whether the kill had cut dvc.lock."""
-    command = [sys.executable, "-m", "aerialdreams.lock_file"]
+    command = [sys.executable, "-m", "aerialdreams.pipeline.lock_file"]
     ended = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
     return bool(ended.stdout)
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import pandas as pd
 import shapely
 
+from aerialdreams.data.flair import PIXEL, SIDE
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
 from aerialdreams.osm.knowledge import zones_of
 from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import OsmMetadata, load_params
-from aerialdreams.patches import PIXEL, SIDE
 from tests.overpass_server import Answers, recorded, serve_overpass, zones
 
 

@@ -17,8 +17,8 @@ import tempfile
 from multiprocessing import set_executable
 from pathlib import Path
 
-from aerialdreams.files import path_md5
 from aerialdreams.params import load_params
+from aerialdreams.util.files import dvc_md5
 from tests.projects import clone, set_params
 
 CAPS = {
@@ -102,7 +102,7 @@ def probe(python: Path) -> None:
     params, found = load_params(), {}
     for name, output in STAGES.items():
         importlib.import_module(f"stages.{name}").main(params)
-        found[name] = path_md5(Path(output))
+        found[name] = dvc_md5(Path(output))
         print(name, found[name], file=sys.stderr, flush=True)
     print(json.dumps(found))
 

@@ -104,34 +104,36 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     """Train a variant from a seed, or take the peer's ControlNet, and score it."""
     import torch
 
-    from aerialdreams.dataset import load_split
-    from aerialdreams.diffusion import generate, load_base, load_controlnet, orders_of
-    from aerialdreams.judge import Judge
-    from aerialdreams.metrics import agreement, confusion
-    from aerialdreams.training import set_up_torch
+    from aerialdreams.data.dataset import load_split
+    from aerialdreams.evaluation.feature_spaces import Judge
+    from aerialdreams.evaluation.metrics import agreement, confusion
+    from aerialdreams.generation.batch import generate_batch, requests_from_split
+    from aerialdreams.models.controlnet import load_controlnet
+    from aerialdreams.models.stable_diffusion import load_stable_diffusion
+    from aerialdreams.util.torch_setup import configure_torch
     from stages.evaluate_FID import Seen, distances
     from stages.train_controlnet import Training
 
     params = with_values(load_params(), VARIANTS.get(name, {}), seed, steps)
-    device = set_up_torch(1)
+    device = configure_torch(1)
     real = load_split("validation", params.image_size)
     if name in VARIANTS:
         training = Training(params)
         training.train(None)
         training.checkpoint.remove()
         with training.averaged():
-            images = generate(
+            images = generate_batch(
                 training.base,
                 training.student.controlnet,
-                orders_of(real),
+                requests_from_split(real),
                 params.generate_validation,
                 params.classes,
             )
     else:
         assert peer is not None
-        base, controlnet = load_base().to(device), load_controlnet(peer)
-        images = generate(
-            base, controlnet, orders_of(real), params.generate_validation, params.classes
+        base, controlnet = load_stable_diffusion().to(device), load_controlnet(peer)
+        images = generate_batch(
+            base, controlnet, requests_from_split(real), params.generate_validation, params.classes
         )
     with torch.no_grad():
         judge = Judge(device)

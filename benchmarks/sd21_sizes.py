@@ -15,8 +15,7 @@ import yaml
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from aerialdreams.dataset import DATASET
-from aerialdreams.diffusion import BASE
+from aerialdreams.paths import BASE, DATASET
 
 SIZE = 512
 

@@ -21,9 +21,12 @@ from pathlib import Path
 import PIL
 from PIL import Image
 
-from aerialdreams.parallel import map_patches
+from aerialdreams.data.flair import METADATA, PATCH_NAME
+from aerialdreams.data.index import read_index
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.params import Params, load_params
-from aerialdreams.patches import METADATA, PATCH_NAME, RAW, read_index, read_tile
+from aerialdreams.paths import RAW
+from aerialdreams.pipeline.parallel import parallel_map
 from stages import class_percentages, lut_masks, patch_index, tiff_to_png
 
 ROUNDS = 3
@@ -116,7 +119,7 @@ def run(params: Params) -> None:
 
 def read_all(images: list[Path], params: Params) -> Iterator[int]:
     """Read tiles by the same workers, and do nothing with them."""
-    return map_patches(read, images, len(images), "read", params.runtime)
+    return parallel_map(read, images, len(images), "read", params.runtime)
 
 
 def read(path: Path) -> int:

@@ -163,7 +163,7 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
     from diffusers import StableDiffusionControlNetPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel  # noqa: F401
 
-    from aerialdreams.diffusion import new_controlnet
+    from aerialdreams.models.controlnet import new_controlnet
 
     if "torchvision" not in sys.modules:
         sys.modules["torchvision"] = transforms_by_pillow()

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import torch
 
-from aerialdreams.files import path_md5
+from aerialdreams.util.files import dvc_md5
 from stages import train_controlnet
 from tests.test_train_controlnet import EVERYTHING, finish, new_place, prepare, settle, start
 
@@ -66,7 +66,7 @@ def kill(whole: Path, killed: Path, words: argparse.Namespace) -> int:
         later += kept
         print(f"{number + 1:3} killed, {'a' if kept else 'no'} checkpoint there", flush=True)
     assert finish(killed) == undisturbed, "other bytes"
-    assert path_md5(killed / "models/controlnet") == undisturbed
+    assert dvc_md5(killed / "models/controlnet") == undisturbed
     return later
 
 

@@ -15,14 +15,15 @@ from urllib.parse import quote
 
 import requests
 
-from aerialdreams.curves import LossCurve, write_curve
-from aerialdreams.diffusion import BASE, load_base
-from aerialdreams.download import TIMEOUT, fetch, file_sha256, need_space
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.files import whole_folder, write_json
+from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import BaseModelParams, Params
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.tiny_base import make_tiny
+from aerialdreams.paths import BASE
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.training.loss_curves import LossCurve, write_curve
+from aerialdreams.training.tiny_base import make_tiny
+from aerialdreams.util.download import TIMEOUT, fetch, file_sha256, need_space
+from aerialdreams.util.files import atomic_folder, write_json
 
 VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
@@ -40,7 +41,7 @@ def main(params: Params) -> str:
     stage = params.base_model
     vae_losses, unet_losses = LossCurve("VAE"), LossCurve("UNet")
     about: dict[str, Any] = {"source": stage.source}
-    with whole_folder(BASE) as folder:
+    with atomic_folder(BASE) as folder:
         if stage.source == "tiny":
             said, vae_losses, unet_losses = make_tiny(params, folder)
         elif stage.source == "folder":
@@ -55,7 +56,7 @@ def main(params: Params) -> str:
         write_json(folder / "source.json", about)
     write_curve(VAE_LOSSES, vae_losses.means())
     write_curve(UNET_LOSSES, unet_losses.means())
-    for state in scratch().glob("base-model-*.pt"):
+    for state in scratch_dir().glob("base-model-*.pt"):
         state.unlink()  # the model that it was for is in place
     return said
 
@@ -123,7 +124,7 @@ def copy_base(source: Path, folder: Path) -> str:
             f"{source}: has no {', '.join(missing)}; it must hold Stable Diffusion in diffusers'"
             " layout, with weights as .safetensors"
         )
-    base = load_base(folder)
+    base = load_stable_diffusion(folder)
     models = {"VAE": base.vae, "text encoder": base.text_encoder, "UNet": base.unet}
     sizes = [
         f"{what} of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights"

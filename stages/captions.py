@@ -17,20 +17,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
-from aerialdreams.files import whole_file
-from aerialdreams.osm.zones_page import zones_page
 from aerialdreams.params import PLACE_LEVELS, Captions, Params
-from aerialdreams.patches import (
-    CAPTIONS,
-    IGN_CREDIT,
-    OSM_CREDIT,
-    OSM_METADATA,
-    PERCENTAGES,
-    read_index,
-)
-from aerialdreams.stage import run_stage
-from aerialdreams.tables import read_table, write_table
+from aerialdreams.paths import CAPTIONS, OSM_METADATA, PERCENTAGES
+from aerialdreams.pipeline.stage import run_stage
+from aerialdreams.pipeline.zones_page import zones_page
+from aerialdreams.util.files import atomic_file
+from aerialdreams.util.tables import read_table, write_table
 
 TABLE, PAGE = Path("data/captions.csv"), Path("data/zones.html")
 SCHEMA = pa.schema(
@@ -76,11 +71,11 @@ def main(params: Params) -> str:
     credit = f"{IGN_CREDIT}; place names {OSM_CREDIT}"
     write_table(CAPTIONS, rows, SCHEMA, credit)
     captions = [row["caption"] for row in rows]
-    with whole_file(TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patch_id", "split", "caption"])
         writer.writerows(zip(ids, index["split"], captions, strict=True))
-    with whole_file(PAGE) as partial:
+    with atomic_file(PAGE) as partial:
         page = zones_page(index.assign(caption=captions), places, credit)
         partial.write_text(page, encoding="utf-8")
     long = sum(len(CLIP_PIECES.findall(caption)) > CLIP_TOKENS for caption in captions)

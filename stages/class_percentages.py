@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aerialdreams.classes import FLAIR_SHARES
-from aerialdreams.files import whole_file
+from aerialdreams.data.credits import IGN_CREDIT
+from aerialdreams.data.flair import FLAIR_SHARES, SIDE
+from aerialdreams.data.index import SPLITS, read_index
 from aerialdreams.params import Params
-from aerialdreams.patches import FREQUENCIES, IGN_CREDIT, PERCENTAGES, SIDE, SPLITS, read_index
-from aerialdreams.stage import run_stage
-from aerialdreams.tables import write_table
+from aerialdreams.paths import FREQUENCIES, PERCENTAGES
+from aerialdreams.pipeline.stage import run_stage
+from aerialdreams.util.files import atomic_file
+from aerialdreams.util.tables import write_table
 
 
 def main(params: Params) -> str:
@@ -39,7 +41,7 @@ def main(params: Params) -> str:
 
 def write_frequencies(names: list[str], by_split: dict[str, NDArray[np.float64]]) -> None:
     """Percent of each class in each split, one row a class, for `dvc plots` and the card."""
-    with whole_file(FREQUENCIES) as partial, partial.open("w", newline="", encoding="utf-8") as f:
+    with atomic_file(FREQUENCIES) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["class", *SPLITS, "flair_train"])
         for number, name in enumerate(names):

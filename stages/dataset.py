@@ -13,31 +13,18 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, Image, List, Value
 
-from aerialdreams.classes import LandCoverClass
-from aerialdreams.dataset import DATASET
+from aerialdreams.data.contact_sheet import GAP, image_grid
+from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.images import read_image, read_mask, resize_image, resize_mask, write_image
+from aerialdreams.data.index import SPLITS, read_index
+from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
-from aerialdreams.files import file_md5, whole_folder
 from aerialdreams.params import Params
-from aerialdreams.patches import (
-    CAPTIONS,
-    FREQUENCIES,
-    IGN_CREDIT,
-    IMAGES,
-    INDEX,
-    MASKS,
-    OSM_CREDIT,
-    SPLITS,
-    read_image,
-    read_index,
-    read_mask,
-    resize_image,
-    resize_mask,
-    write_image,
-)
-from aerialdreams.pictures import GAP, grid
-from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage
-from aerialdreams.tables import read_table
+from aerialdreams.paths import CAPTIONS, DATASET, FREQUENCIES, IMAGES, INDEX, MASKS
+from aerialdreams.pipeline.stage import run_stage
+from aerialdreams.util.files import atomic_folder, file_md5
+from aerialdreams.util.progress import progress
+from aerialdreams.util.tables import read_table
 
 SHEET = Path("data/contact_sheet.png")
 SHEET_ROWS, SHEET_SIZE = 6, 192  # patches of each split, pixels a side
@@ -73,7 +60,7 @@ def main(params: Params) -> str:
         for chosen in [rows[rows["split"] == split]]
         for number in range(-(-len(chosen) // size))
     ]
-    with whole_folder(DATASET) as folder:
+    with atomic_folder(DATASET) as folder:
         (folder / "data").mkdir()
         for split, number, count, part in progress(parts, "shards", "shards", len(parts)):
             path = folder / f"data/{split}-{number:05d}-of-{count:05d}.parquet"
@@ -112,7 +99,7 @@ def write_sheet(path: Path, rows: pd.DataFrame, classes: list[LandCoverClass]) -
         chosen = [chosen[number * len(chosen) // SHEET_ROWS] for number in range(SHEET_ROWS)]
         images = [resize_image(read_image(IMAGES / f"IMG_{n}.png"), SHEET_SIZE) for n in chosen]
         masks = [resize_mask(read_mask(MASKS / f"MSK_{n}.png"), SHEET_SIZE) for n in chosen]
-        columns.append(grid(masks, [images], classes))
+        columns.append(image_grid(masks, [images], classes))
     gap = np.full((columns[0].shape[0], 4 * GAP, 3), 255, np.uint8)
     write_image(path, np.hstack([columns[0], gap, columns[1], gap, columns[2]]))
 

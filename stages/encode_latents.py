@@ -14,34 +14,39 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from aerialdreams.dataset import (
-    DATASET,
+from aerialdreams.data.augmentation import ORIENTATIONS, orient
+from aerialdreams.data.dataset import (
     Patch,
-    in_batches,
+    batched,
+    evenly_spaced_patches,
     read_captions,
     read_shard,
     shards,
-    some_patches,
 )
-from aerialdreams.diffusion import BASE, Base, embed, load_base
-from aerialdreams.files import fingerprint, kept_folder, whole_file
-from aerialdreams.latents import EMPTY, LATENTS
+from aerialdreams.data.images import images_to_tensor, resize_image, resize_mask
+from aerialdreams.models.stable_diffusion import (
+    StableDiffusion,
+    encode_prompts,
+    load_stable_diffusion,
+)
 from aerialdreams.params import EncodeLatents, Params
-from aerialdreams.patches import resize_image, resize_mask
-from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.training import DTYPES, WAYS, set_up_torch, to_tensor, turned
+from aerialdreams.paths import BASE, DATASET, LATENTS
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.training.latents import EMPTY
+from aerialdreams.util.files import atomic_file, fingerprint, resumable_folder
+from aerialdreams.util.progress import progress
+from aerialdreams.util.torch_setup import DTYPES, configure_torch
 
 HELD_OUT = "validation-held-out.safetensors"
 
 
 def main(params: Params) -> str:
-    base = load_base().to(set_up_torch(params.torch_threads))
+    base = load_stable_diffusion().to(configure_torch(params.torch_threads))
     stage, size = params.encode_latents, params.image_size
     key = fingerprint([stage, size, params.torch_threads], __file__, [DATASET, BASE])
     count = cut = 0
-    with kept_folder(LATENTS, scratch(), key) as folder:
-        save(folder / EMPTY, {"text": embed(base, [""]).cpu().to(DTYPES[stage.precision])})
+    with resumable_folder(LATENTS, scratch_dir(), key) as folder:
+        save(folder / EMPTY, {"text": encode_prompts(base, [""]).cpu().to(DTYPES[stage.precision])})
         paths = shards("train")
         for path in progress(paths, "shards encoded", "shards", len(paths)):
             captions = read_captions(path)
@@ -51,10 +56,10 @@ def main(params: Params) -> str:
             place = folder / f"{path.stem}.safetensors"
             if not place.exists():  # else a killed run made it
                 save(place, encode_all(base, read_shard(path), stage, size, stage.turns))
-        held_out = some_patches("validation", stage.held_out)
+        held_out = evenly_spaced_patches("validation", stage.held_out)
         save(folder / HELD_OUT, encode_all(base, held_out, stage, size, turns=False))
         total = sum(file.stat().st_size for file in folder.iterdir())
-    ways = f" in {WAYS} positions" if stage.turns else ""
+    ways = f" in {ORIENTATIONS} positions" if stage.turns else ""
     return (
         f"images{ways} and their {count} captions encoded in {len(paths)} shards,"
         f" {total / 1e6:.1f} MB; {cut} captions cut at {base.tokenizer.model_max_length} tokens"
@@ -62,11 +67,11 @@ def main(params: Params) -> str:
 
 
 def encode_all(
-    base: Base, patches: Iterable[Patch], stage: EncodeLatents, size: int, turns: bool
+    base: StableDiffusion, patches: Iterable[Patch], stage: EncodeLatents, size: int, turns: bool
 ) -> dict[str, torch.Tensor]:
     """What is kept of some patches, by name; see aerialdreams.latents.Latents."""
     parts: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
-    for batch in in_batches(patches, stage.batch):
+    for batch in batched(patches, stage.batch):
         for name, tensor in encode(base, batch, size, turns):
             kept = tensor.cpu()
             parts[name].append(kept.to(DTYPES[stage.precision]) if name != "mask" else kept)
@@ -75,7 +80,7 @@ def encode_all(
 
 @torch.no_grad()
 def encode(
-    base: Base, patches: list[Patch], size: int, turns: bool
+    base: StableDiffusion, patches: list[Patch], size: int, turns: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a batch of patches, by name.
 
@@ -83,17 +88,17 @@ def encode(
     `text`, (patches, captions of each, tokens, width); `mask`, (patches, size, size).
     """
     images = [resize_image(patch.image, size) for patch in patches]
-    ways = range(WAYS if turns else 1)
+    ways = range(ORIENTATIONS if turns else 1)
     codes = [
         base.vae.encode(
-            to_tensor(np.stack([turned(image, way) for image in images])).to(base.vae.device)
+            images_to_tensor(np.stack([orient(image, way) for image in images])).to(base.vae.device)
         ).latent_dist
         for way in ways
     ]
     yield "mean", torch.stack([code.mean for code in codes], 1)
     yield "std", torch.stack([code.std for code in codes], 1)
     variants = zip(*(patch.captions for patch in patches), strict=True)
-    yield "text", torch.stack([embed(base, list(captions)) for captions in variants], 1)
+    yield "text", torch.stack([encode_prompts(base, list(captions)) for captions in variants], 1)
     masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
     yield "mask", torch.from_numpy(masks)
 
@@ -101,7 +106,7 @@ def encode(
 def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write tensors as one safetensors file, whole or not."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         save_file(contiguous, partial)
 
 

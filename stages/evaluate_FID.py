@@ -22,20 +22,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from aerialdreams.dataset import count_patches, in_batches, read_patches
-from aerialdreams.files import whole_file, write_json
-from aerialdreams.generated import (
-    AGREEMENT,
-    EVALUATION,
-    GENERATED,
-    HELD_OUT,
-    MANIFEST,
-    SOURCES,
-    read_generated,
-    read_json,
-)
-from aerialdreams.judge import Images, Inception, Judge, load_inception
-from aerialdreams.metrics import (
+from aerialdreams.data.dataset import batched, count_patches, read_patches
+from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.evaluation.feature_spaces import Images, Inception, Judge, load_inception
+from aerialdreams.evaluation.metrics import (
     NEIGHBOURS,
     agreement,
     agreement_draws,
@@ -53,13 +43,15 @@ from aerialdreams.metrics import (
     share_errors,
     spread,
 )
+from aerialdreams.generation.outputs import HELD_OUT, JUDGED_SETS, MANIFEST, read_generated
 from aerialdreams.params import Params
-from aerialdreams.patches import resize_image, resize_mask
-from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage
-from aerialdreams.tables import write_table
-from aerialdreams.tracking import flatten_numbers, log_evaluation
-from aerialdreams.training import set_up_torch
+from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED
+from aerialdreams.pipeline.stage import run_stage
+from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
+from aerialdreams.util.files import atomic_file, read_json, write_json
+from aerialdreams.util.progress import progress
+from aerialdreams.util.tables import write_table
+from aerialdreams.util.torch_setup import configure_torch
 
 NOT_COMPUTED = "not computed: no weights"
 ONE_SAMPLE = "not computed: one sample of each mask, or one mask"
@@ -77,7 +69,7 @@ Spaces = Mapping[str, Judge | Inception]  # what gives features, by its name
 
 
 def main(params: Params) -> str:
-    device, stage = set_up_torch(params.torch_threads), params.evaluate_fid
+    device, stage = configure_torch(params.torch_threads), params.evaluate_fid
     manifest = read_json(GENERATED / MANIFEST)
     judge = Judge(device)
     inception = load_inception(stage, Path(params.raw_patches.downloads), device)
@@ -128,7 +120,7 @@ class Seen:
 def see_train(spaces: Spaces, params: Params) -> Seen:
     """The train split's features."""
     seen, size, batch = Seen(), params.image_size, params.evaluate_fid.batch
-    batches = in_batches(read_patches("train"), batch)
+    batches = batched(read_patches("train"), batch)
     total = -(-count_patches("train") // batch)
     for patches in progress(batches, "train seen", "batches", total):
         seen.look(np.stack([resize_image(patch.image, size) for patch in patches]), spaces)
@@ -150,8 +142,8 @@ def see_split(
     """
     batch, size = params.evaluate_fid.batch, params.image_size
     more = [f"sample-{number}" for number in range(2, samples + 1)]
-    sets = {source: Seen() for source in ("real", *SOURCES, *more)}
-    batches = in_batches(read_patches(split), batch)
+    sets = {source: Seen() for source in ("real", *JUDGED_SETS, *more)}
+    batches = batched(read_patches(split), batch)
     total = -(-count_patches(split) // batch)
     for patches in progress(batches, f"{split} judged", "batches", total):
         masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
@@ -159,10 +151,10 @@ def see_split(
             source: np.stack(
                 [read_generated(split, source, patch.patch_id, size) for patch in patches]
             )
-            for source in (*SOURCES, *more)
+            for source in (*JUDGED_SETS, *more)
         }
         images["real"] = np.stack([resize_image(patch.image, size) for patch in patches])
-        for source in ("real", *SOURCES):
+        for source in ("real", *JUDGED_SETS):
             for patch, mask, ids in zip(patches, masks, judge.read(images[source]), strict=True):
                 sets[source].matrices.append(confusion(mask, ids))
                 right = float((mask == ids).mean())
@@ -181,7 +173,7 @@ def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
     draws = {}
-    for source in ("real", *SOURCES):
+    for source in ("real", *JUDGED_SETS):
         matrices = np.stack(sets[source].matrices)
         draws[source] = agreement_draws(matrices)
         report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), names)
@@ -192,7 +184,7 @@ def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -
     # As many real images of other places: no image set can be expected to come nearer.
     evenly = [number * total // count for number in range(min(count, total))]
     floor = Seen(features={name: [train.of(name)[evenly]] for name in train.features})
-    for source in SOURCES:
+    for source in JUDGED_SETS:
         mious = report[source]["miou"], report["real"]["miou"]
         report[source] |= miou_of_real(*mious, draws[source]["miou"], draws["real"]["miou"])
         report[source] |= distances(sets[source], real)
@@ -257,8 +249,8 @@ def distance_pair(
 
 def write_iou(path: Path, report: dict[str, Any]) -> None:
     """One split's IoU by class as a table for `dvc plots`."""
-    sources = ("real", *SOURCES)
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    sources = ("real", *JUDGED_SETS)
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", *sources])
         for name in report["real"]["iou"]:

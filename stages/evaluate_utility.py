@@ -18,36 +18,37 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
-from aerialdreams.dataset import (
-    DATASET,
-    count_patches,
-    decode,
-    in_batches,
-    open_split,
-    read_patches,
+from aerialdreams.data.dataset import batched, count_patches, decode_png, open_split, read_patches
+from aerialdreams.data.images import images_to_tensor, resize_image, resize_mask
+from aerialdreams.evaluation.metrics import (
+    agreement,
+    agreement_draws,
+    confusion,
+    interval,
+    miou_of_real,
 )
-from aerialdreams.files import fingerprint, write_json
-from aerialdreams.generated import GENERATED, MANIFEST, UTILITY, read_generated, read_json
-from aerialdreams.metrics import agreement, agreement_draws, confusion, interval, miou_of_real
+from aerialdreams.generation.outputs import MANIFEST, read_generated
+from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.params import Params
-from aerialdreams.patches import resize_image, resize_mask
-from aerialdreams.progress import progress
-from aerialdreams.segmenter import Segmenter
-from aerialdreams.segmenter_training import Lesson, class_weights, learn
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.tracking import flatten_numbers, log_evaluation
-from aerialdreams.training import set_up_torch, to_tensor
+from aerialdreams.paths import DATASET, GENERATED, UTILITY
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
+from aerialdreams.training.losses import class_weights
+from aerialdreams.training.segmenter import SegmentationPatches, train_segmenter
+from aerialdreams.util.files import fingerprint, read_json, write_json
+from aerialdreams.util.progress import progress
+from aerialdreams.util.torch_setup import configure_torch
 
 BATCH = 16  # test images that are read at a time
 
 
 def main(params: Params) -> str:
-    device, stage = set_up_torch(params.torch_threads), params.evaluate_utility
+    device, stage = configure_torch(params.torch_threads), params.evaluate_utility
     settings = [stage, params.train_segmenter, params.image_size, params.torch_threads]
     key = fingerprint(settings, __file__, [DATASET, GENERATED])
     size, rows = params.image_size, open_split("validation")
     real, made = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
-    lessons: dict[str, Lesson] = {
+    lessons: dict[str, SegmentationPatches] = {
         "real": real,
         "generated": made,
         "both": ConcatDataset([real, made]),
@@ -60,8 +61,8 @@ def main(params: Params) -> str:
         values = {"seed": params.train_segmenter.seed + 1 + seed, "steps": stage.steps}
         how = params.train_segmenter.model_copy(update=values)
         for name, lesson in lessons.items():
-            place = scratch() / f"evaluate-utility-{key}-{name}-{seed}.pt"
-            model, _, _ = learn(lesson, weights, how, place, params.runtime, device)
+            place = scratch_dir() / f"evaluate-utility-{key}-{name}-{seed}.pt"
+            model, _, _ = train_segmenter(lesson, weights, how, place, params.runtime, device)
             pupils[name].append(model)
             places.append(place)
     names = [land_cover.name for land_cover in params.classes]
@@ -78,7 +79,7 @@ def main(params: Params) -> str:
     return f"mIoU on {count} real test patches: {said}; {stage.seeds} seeds"
 
 
-class Patches(Lesson):
+class Patches(SegmentationPatches):
     """The validation patches' masks with their real or their generated images."""
 
     def __init__(self, rows: Any, size: int, generated: bool) -> None:
@@ -92,12 +93,12 @@ class Patches(Lesson):
         if self.generated:
             image = read_generated("validation", "generated", row["patch_id"], self.size)
         else:
-            image = resize_image(decode(row["image"]), self.size)
-        return image, resize_mask(decode(row["mask"]), self.size)
+            image = resize_image(decode_png(row["image"]), self.size)
+        return image, resize_mask(decode_png(row["mask"]), self.size)
 
     def mask(self, place: int) -> NDArray[np.uint8]:
         """One patch's mask."""
-        return resize_mask(decode(self.rows[place]["mask"]), self.size)
+        return resize_mask(decode_png(self.rows[place]["mask"]), self.size)
 
 
 @torch.no_grad()
@@ -111,10 +112,10 @@ def examine(
     """
     matrices: dict[str, list[list[NDArray[np.int64]]]]
     matrices = {name: [[] for _ in models] for name, models in pupils.items()}
-    batches = in_batches(read_patches("test"), BATCH)
+    batches = batched(read_patches("test"), BATCH)
     total = -(-count_patches("test") // BATCH)
     for patches in progress(batches, "test read", "batches", total):
-        images = to_tensor(np.stack([resize_image(patch.image, size) for patch in patches]))
+        images = images_to_tensor(np.stack([resize_image(patch.image, size) for patch in patches]))
         masks = [resize_mask(patch.mask, size) for patch in patches]
         for name, models in pupils.items():
             for seed, model in enumerate(models):

@@ -21,43 +21,31 @@ from affine import Affine
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
 
-from aerialdreams.dataset import (
-    DATASET,
+from aerialdreams.data.contact_sheet import image_grid
+from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.dataset import (
     Patch,
+    batched,
     count_patches,
-    in_batches,
-    load_some,
+    load_evenly_spaced,
     read_patches,
     read_zones,
 )
-from aerialdreams.diffusion import (
-    BASE,
-    CONTROLNET,
-    Base,
-    Order,
-    generate,
-    load_base,
-    load_controlnet,
-    with_trained_unet,
-)
-from aerialdreams.files import fingerprint, kept_folder, path_md5, write_json
-from aerialdreams.generated import GENERATED, HELD_OUT, MANIFEST
+from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.images import read_image, resize_mask, write_image
+from aerialdreams.data.rasters import LAMBERT_93, GeoReference, write_geotiff, write_vrt
+from aerialdreams.generation.batch import GenerationRequest, generate_batch
+from aerialdreams.generation.outputs import HELD_OUT, MANIFEST
+from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
+from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import GenerateValidation, Params
-from aerialdreams.patches import (
-    IGN_CREDIT,
-    OSM_CREDIT,
-    PIXEL,
-    SIDE,
-    read_image,
-    resize_mask,
-    write_image,
-)
-from aerialdreams.pictures import grid
-from aerialdreams.processes import launch, launched, team_up
-from aerialdreams.progress import progress
-from aerialdreams.rasters import LAMBERT_93, Placed, write_geotiff, write_vrt
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.training import set_up_torch
+from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
+from aerialdreams.pipeline.launch import is_launched, launch_processes
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.training.distributed import init_distributed
+from aerialdreams.util.files import dvc_md5, fingerprint, resumable_folder, write_json
+from aerialdreams.util.progress import progress
+from aerialdreams.util.torch_setup import configure_torch
 
 CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
 
@@ -67,24 +55,28 @@ class Picture(NamedTuple):
 
     patch: Patch
     folder: str  # generated, sample-2, style-1, untrained, ...
-    order: Order
+    order: GenerationRequest
 
 
 def main(params: Params) -> str:
-    if params.runtime.processes > 1 and not launched():
-        launch("stages.generate_validation", params.runtime.processes)
-    set_up_torch(params.torch_threads)
+    if params.runtime.processes > 1 and not is_launched():
+        launch_processes("stages.generate_validation", params.runtime.processes)
+    configure_torch(params.torch_threads)
     state = PartialState(cpu=not torch.cuda.is_available())
     stage = params.generate_validation
-    team = team_up(state.num_processes)
-    base, controlnet = load_base().to(state.device), load_controlnet().to(state.device)
-    models = {True: (with_trained_unet(base), controlnet), False: (base, None)}
-    hashes = {"controlnet_md5": path_md5(CONTROLNET), "base_md5": path_md5(BASE)}
+    team = init_distributed(state.num_processes)
+    base, controlnet = load_stable_diffusion().to(state.device), load_controlnet().to(state.device)
+    models = {True: (with_finetuned_unet(base), controlnet), False: (base, None)}
+    hashes = {"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(BASE)}
     settings = [stage, params.image_size, params.torch_threads, params.classes, hashes]
     key = team.agree(fingerprint(settings, __file__, [DATASET]) if team.first else None)
     counts: dict[str, int] = {}
-    kept = scratch() / f"{GENERATED.name}.{key}"
-    with kept_folder(GENERATED, scratch(), key) if team.first else nullcontext(kept) as folder:
+    kept = scratch_dir() / f"{GENERATED.name}.{key}"
+    with (
+        resumable_folder(GENERATED, scratch_dir(), key)
+        if team.first
+        else nullcontext(kept) as folder
+    ):
         team.any(False)  # nobody begins before the first one has made the folder
         for split in HELD_OUT:
             counts[split] = count_patches(split)
@@ -122,13 +114,13 @@ def kinds(stage: GenerateValidation) -> list[tuple[str, int, str]]:
 
 def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[list[Picture]]:
     """A split's images in batches of one kind each, patch by patch, read as they are needed."""
-    for patches in in_batches(read_patches(split), stage.batch):
+    for patches in batched(read_patches(split), stage.batch):
         for folder, sample, style in kinds(stage):
             yield [
                 Picture(
                     patch,
                     folder,
-                    Order(
+                    GenerationRequest(
                         patch.patch_id if sample == 1 else f"{patch.patch_id} {sample}",
                         resize_mask(patch.mask, size),
                         f"{patch.caption} {style}".strip(),
@@ -141,7 +133,7 @@ def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[l
 def paint(
     folder: Path,
     batch: list[Picture],
-    models: dict[bool, tuple[Base, ControlNetModel | None]],
+    models: dict[bool, tuple[StableDiffusion, ControlNetModel | None]],
     hashes: dict[str, str],
     params: Params,
 ) -> None:
@@ -155,7 +147,7 @@ def paint(
     orders = [picture.order for picture in batch]
     orders += [orders[-1]] * (stage.batch - len(orders))
     base, controlnet = models[batch[0].folder != "untrained"]
-    images = generate(base, controlnet, orders, stage, params.classes)
+    images = generate_batch(base, controlnet, orders, stage, params.classes)
     for picture, path, image in zip(batch, paths, images, strict=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         if stage.geotiff and controlnet:
@@ -173,7 +165,7 @@ def write_placed(
     """An image and its mask as GeoTIFFs, on the patch's ground."""
     patch, order = picture.patch, picture.order
     pixel = PIXEL * SIDE / len(image)
-    placed = Placed(Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93)
+    placed = GeoReference(Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93)
     tags = {
         "SYNTHETIC": "YES",
         "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
@@ -203,10 +195,10 @@ def write_vrts(folder: Path) -> None:
 
 def write_sheet(folder: Path, split: str, params: Params) -> None:
     """A sheet of some masks, real and generated images."""
-    looks = load_some(split, params.generate_validation.grid_rows, params.image_size)
+    looks = load_evenly_spaced(split, params.generate_validation.grid_rows, params.image_size)
     paths = [folder / split / f"generated/IMG_{number}.png" for number in looks.patch_ids]
     columns = [list(looks.images), [read_image(path) for path in paths]]
-    write_image(folder / f"{split}.png", grid(list(looks.masks), columns, params.classes))
+    write_image(folder / f"{split}.png", image_grid(list(looks.masks), columns, params.classes))
 
 
 if __name__ == "__main__":

@@ -6,24 +6,27 @@ Writes  data/masks/MSK_nnnnnn.png, pixel = class id 1..19, palette = the class t
 
 from pathlib import Path
 
-from aerialdreams.classes import LandCoverClass
-from aerialdreams.files import fingerprint, kept_folder
-from aerialdreams.parallel import map_patches
+from aerialdreams.data.images import write_mask
+from aerialdreams.data.index import read_index
+from aerialdreams.data.land_cover import LandCoverClass
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.params import Params
-from aerialdreams.patches import INDEX, MASKS, RAW, read_index, read_tile, write_mask
-from aerialdreams.stage import run_stage, scratch
+from aerialdreams.paths import INDEX, MASKS, RAW
+from aerialdreams.pipeline.parallel import parallel_map
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.util.files import fingerprint, resumable_folder
 
 
 def main(params: Params) -> str:
     index = read_index(["patch_id", "mask_path"])
     # The index holds each tile's hash, so that it stands for all of data/raw.
     key = fingerprint(params.classes, __file__, [INDEX])
-    with kept_folder(MASKS, scratch(), key) as folder:
+    with resumable_folder(MASKS, scratch_dir(), key) as folder:
         tasks = (
             (RAW / row.mask_path, folder / f"MSK_{row.patch_id}.png", params.classes)
             for row in index.itertuples()
         )
-        sizes = list(map_patches(convert, tasks, len(index), "masks", params.runtime))
+        sizes = list(parallel_map(convert, tasks, len(index), "masks", params.runtime))
     return f"{len(sizes)} paletted PNG masks, {sum(sizes) / 1e6:.1f} MB"
 
 

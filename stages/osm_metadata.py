@@ -14,17 +14,19 @@ from typing import Any
 
 import pyarrow as pa
 
+from aerialdreams.data.credits import OSM_CREDIT
+from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
-from aerialdreams.files import whole_file, whole_folder
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
 from aerialdreams.osm.knowledge import LEVELS, zones_of
 from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import Params
-from aerialdreams.patches import OSM_CREDIT, OSM_METADATA, read_index
-from aerialdreams.progress import progress
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.tables import write_table
+from aerialdreams.paths import OSM_METADATA
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.util.files import atomic_file, atomic_folder
+from aerialdreams.util.progress import progress
+from aerialdreams.util.tables import write_table
 
 ANSWERS = Path("data/osm_answers")
 LICENCE = f"""\
@@ -72,7 +74,7 @@ SHOWN = ("commune", "road", "place")
 def main(params: Params) -> str:
     stage, index = params.osm_metadata, read_index()
     zones = zones_of(index)
-    kept = keep_answers(scratch() / ANSWERS.name)
+    kept = keep_answers(scratch_dir() / ANSWERS.name)
     source: Extract | Overpass
     if stage.backend == "overpass":
         source = Overpass(stage, kept)
@@ -102,7 +104,7 @@ def main(params: Params) -> str:
         asked, used = f"; {source.requests} requests, {source.split} zones in quarters", source.used
     else:
         cut |= source.cut
-    with whole_folder(ANSWERS) as folder:
+    with atomic_folder(ANSWERS) as folder:
         (folder / "README.md").write_text(LICENCE, encoding="utf-8")
         for path in sorted(used):
             shutil.copyfile(path, folder / path.name)
@@ -123,7 +125,7 @@ def keep_answers(kept: Path) -> Path:
     """
     kept.mkdir(parents=True, exist_ok=True)
     for path in ANSWERS.glob("*.json.gz"):
-        with whole_file(kept / path.name) as partial:
+        with atomic_file(kept / path.name) as partial:
             shutil.copyfile(path, partial)
     return kept
 

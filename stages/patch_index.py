@@ -14,25 +14,18 @@ from typing import Any
 
 from rasterio.warp import transform
 
-from aerialdreams.classes import CLASS_COUNT, bad_ids, class_pixels
+from aerialdreams.data.credits import IGN_CREDIT
+from aerialdreams.data.flair import CLASS_COUNT, PATCH_NAME, PIXEL, SIDE
+from aerialdreams.data.index import INDEX_SCHEMA, SPLITS
+from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids
+from aerialdreams.data.tiles import Tile, read_tile
 from aerialdreams.errors import UserError
-from aerialdreams.files import file_md5, whole_file
-from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params, PatchIndex
-from aerialdreams.patches import (
-    IGN_CREDIT,
-    INDEX,
-    INDEX_SCHEMA,
-    PATCH_NAME,
-    PIXEL,
-    RAW,
-    SIDE,
-    SPLITS,
-    Tile,
-    read_tile,
-)
-from aerialdreams.stage import run_stage
-from aerialdreams.tables import write_table
+from aerialdreams.paths import INDEX, RAW
+from aerialdreams.pipeline.parallel import parallel_map
+from aerialdreams.pipeline.stage import run_stage
+from aerialdreams.util.files import atomic_file, file_md5
+from aerialdreams.util.tables import write_table
 
 REJECTED = Path("data/rejected.csv")
 
@@ -56,14 +49,14 @@ class Pair:
 def main(params: Params) -> str:
     stage = params.patch_index
     pairs = find_pairs(RAW, read_metadata(Path(stage.metadata)))
-    checked = map_patches(check, pairs, len(pairs), "patches checked", params.runtime)
+    checked = parallel_map(check, pairs, len(pairs), "patches checked", params.runtime)
     rows, rejected = [], []
     for result in checked:
         if isinstance(result, dict):
             rows.append(result)
         else:
             rejected.append(result)
-    with whole_file(REJECTED) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(REJECTED) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("patch_id", "file", "reason"), *rejected])
     if len(rejected) > stage.max_rejected * len(pairs):
         first = "; ".join(f"{file}: {reason}" for _, file, reason in rejected[:3])
@@ -153,7 +146,7 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
         "mask_path": mask_path.relative_to(pair.root).as_posix(),
         "image_md5": file_md5(image_path),
         "mask_md5": file_md5(mask_path),
-        "pixels": class_pixels(mask.bands).tolist(),
+        "pixels": class_pixel_counts(mask.bands).tolist(),
         "origin_x": round(image.origin[0], 1),
         "origin_y": round(image.origin[1], 1),
         "date": pair.metadata.get("date"),
@@ -191,7 +184,7 @@ def mask_flaw(mask: Tile, image: Tile) -> str | None:
         return f"type {mask.bands.dtype}, not uint8"
     if any(abs(a - b) > TOLERANCE for a, b in zip(mask.origin, image.origin, strict=True)):
         return f"lies at {mask.origin}, its image at {image.origin}"
-    bad = bad_ids(mask.bands)
+    bad = invalid_ids(mask.bands)
     if bad:
         return f"class id {', '.join(map(str, bad))}, not 1 to {CLASS_COUNT}"
     return None

@@ -24,14 +24,21 @@ from urllib.parse import quote
 
 import requests
 
-from aerialdreams.download import TIMEOUT, fetch, need_space, size_of
+from aerialdreams.data.flair import METADATA, PATCH_NAME
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.files import fingerprint, kept_folder, whole_file, whole_folder, write_json
-from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params, RawPatches
-from aerialdreams.patches import METADATA, PATCH_NAME, RAW
+from aerialdreams.paths import RAW
+from aerialdreams.pipeline.parallel import parallel_map
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.sample.world import draw_world
-from aerialdreams.stage import run_stage, scratch
+from aerialdreams.util.download import TIMEOUT, fetch, need_space, size_of
+from aerialdreams.util.files import (
+    atomic_file,
+    atomic_folder,
+    fingerprint,
+    resumable_folder,
+    write_json,
+)
 
 HUB_DATASET = "IGNF/FLAIR-1-2"
 HUB_FOLDERS = ("data/train-val", "data/flair#1-test")  # flair#2-test has other patches
@@ -68,7 +75,7 @@ class Members(NamedTuple):
 def main(params: Params) -> str:
     stage = params.raw_patches
     if stage.source == "sample":
-        with whole_folder(RAW) as root:
+        with atomic_folder(RAW) as root:
             return draw_world(root, stage.sample, params.runtime)
     if stage.source == "folder":
         return link_folder(Path(stage.folder))
@@ -79,7 +86,7 @@ def main(params: Params) -> str:
         {"url": archive.url, "sha256": sha256}
         for archive, sha256 in zip(archives, hashes, strict=True)
     ]
-    with kept_folder(RAW, scratch(), fingerprint(hashes, __file__, [])) as folder:
+    with resumable_folder(RAW, scratch_dir(), fingerprint(hashes, __file__, [])) as folder:
         count = unpack_all([downloads / archive.name for archive in archives], folder, params)
         gather_metadata(folder)
         write_json(folder / "sources.json", with_hashes)
@@ -162,7 +169,7 @@ def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
         tasks += [Members(archive, files[i : i + MEMBERS]) for i in range(0, len(files), MEMBERS)]
     have = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     need_space(folder, needed - have, "unpacking")
-    for _ in map_patches(unpack, tasks, len(tasks), "archives unpacked", params.runtime, "parts"):
+    for _ in parallel_map(unpack, tasks, len(tasks), "archives unpacked", params.runtime, "parts"):
         pass
     return count
 
@@ -214,7 +221,7 @@ def unpack(task: Members) -> None:
                 continue
             try:
                 with (
-                    whole_file(target) as partial,
+                    atomic_file(target) as partial,
                     opened.open(name) as source,
                     partial.open("wb") as file,
                 ):
@@ -238,7 +245,7 @@ def link_folder(source: Path) -> str:
     if not tiles:
         raise UserError(f"{source}: no IMG_nnnnnn.tif or MSK_nnnnnn.tif in it or its folders")
     metadata = sorted(path for path in source.rglob("*.json") if is_metadata(path.name))
-    with whole_folder(RAW) as root:
+    with atomic_folder(RAW) as root:
         for path in [*tiles, *metadata]:
             target = root / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)

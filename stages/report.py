@@ -19,24 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aerialdreams.classes import colours
-from aerialdreams.dataset import Patch, read_patches
+from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.dataset import Patch, read_patches
+from aerialdreams.data.images import read_image, resize_image, resize_mask
+from aerialdreams.data.land_cover import mask_to_rgb
 from aerialdreams.errors import UserError
-from aerialdreams.files import whole_file
-from aerialdreams.generated import (
-    AGREEMENT,
-    EVALUATION,
-    GENERATED,
-    HELD_OUT,
-    MANIFEST,
-    UTILITY,
-    read_json,
-)
+from aerialdreams.generation.outputs import HELD_OUT, MANIFEST
 from aerialdreams.params import Params, flatten
-from aerialdreams.patches import IGN_CREDIT, OSM_CREDIT, read_image, resize_image, resize_mask
-from aerialdreams.stage import run_stage
-from aerialdreams.tables import read_table
-from aerialdreams.tracking import log_evaluation
+from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, UTILITY
+from aerialdreams.pipeline.stage import run_stage
+from aerialdreams.pipeline.tracking import log_evaluation
+from aerialdreams.util.files import atomic_file, read_json
+from aerialdreams.util.tables import read_table
 
 REPORT = Path("data/report.html")
 CURVES = {
@@ -93,7 +87,7 @@ def main(params: Params) -> str:
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
     page = f"<!doctype html><html lang=en><head>{head}<title>AerialDreams</title>"
     page += f"<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
-    with whole_file(REPORT) as partial:
+    with atomic_file(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")
     log_evaluation(manifest["controlnet_md5"], {}, [REPORT])
     return f"{shown} patches shown, {len(page) / 1e6:.1f} MB"
@@ -115,7 +109,7 @@ def figure(split: str, patch: Patch, accuracy: float, params: Params) -> str:
     size = params.image_size
     made = read_image(GENERATED / split / f"generated/IMG_{patch.patch_id}.png")
     pictures = (
-        ("mask", colours(resize_mask(patch.mask, size), params.classes)),
+        ("mask", mask_to_rgb(resize_mask(patch.mask, size), params.classes)),
         ("real", resize_image(patch.image, size)),
         ("generated", made),
     )

@@ -6,22 +6,25 @@ Writes  data/images/IMG_nnnnnn.png, 512 x 512 RGB
 
 from pathlib import Path
 
-from aerialdreams.files import fingerprint, kept_folder
-from aerialdreams.parallel import map_patches
+from aerialdreams.data.images import write_image
+from aerialdreams.data.index import read_index
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.params import Params
-from aerialdreams.patches import IMAGES, INDEX, RAW, read_index, read_tile, write_image
-from aerialdreams.stage import run_stage, scratch
+from aerialdreams.paths import IMAGES, INDEX, RAW
+from aerialdreams.pipeline.parallel import parallel_map
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.util.files import fingerprint, resumable_folder
 
 
 def main(params: Params) -> str:
     index = read_index(["patch_id", "image_path"])
     # The index holds each tile's hash, so that it stands for all of data/raw.
     key = fingerprint([], __file__, [INDEX])
-    with kept_folder(IMAGES, scratch(), key) as folder:
+    with resumable_folder(IMAGES, scratch_dir(), key) as folder:
         tasks = (
             (RAW / row.image_path, folder / f"IMG_{row.patch_id}.png") for row in index.itertuples()
         )
-        sizes = list(map_patches(convert, tasks, len(index), "images", params.runtime))
+        sizes = list(parallel_map(convert, tasks, len(index), "images", params.runtime))
     return f"{len(sizes)} PNG images, {sum(sizes) / 1e6:.1f} MB"
 
 

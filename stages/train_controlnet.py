@@ -22,36 +22,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from aerialdreams.about import write_about
-from aerialdreams.controlnet_card import controlnet_card
-from aerialdreams.curves import Bands, LossCurve, Points, write_curve
-from aerialdreams.dataset import DATASET, load_some
-from aerialdreams.diffusion import BASE, CONTROLNET, UNET, Base, generate, load_base, orders_of
+from aerialdreams.data.contact_sheet import image_grid
+from aerialdreams.data.dataset import load_evenly_spaced
 from aerialdreams.errors import UserError
-from aerialdreams.files import fingerprint, path_md5, whole_folder
-from aerialdreams.latents import LATENTS, Latents, Pictures, Source, Steps
+from aerialdreams.generation.batch import generate_batch, requests_from_split
+from aerialdreams.models.controlnet import UNET
+from aerialdreams.models.model_info import write_about
+from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
-from aerialdreams.pictures import grid
-from aerialdreams.processes import launch, launched, team_up
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.student import (
-    errors_of,
-    held_out_loss,
-    new_student,
-    parts_of,
-    weights_of,
-    wrap,
-)
-from aerialdreams.tracking import Run, register_model, training_run
-from aerialdreams.training import (
-    DTYPES,
-    Checkpoint,
-    scheduled_rate,
-    set_rate,
-    set_up_torch,
-    stop_deaf,
-    training_steps,
-)
+from aerialdreams.paths import BASE, CONTROLNET, DATASET, LATENTS
+from aerialdreams.pipeline.controlnet_card import controlnet_card
+from aerialdreams.pipeline.launch import is_launched, launch_processes
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.pipeline.tracking import Run, register_model, training_run
+from aerialdreams.training.checkpoint import Checkpoint, ignore_stop_signals, training_steps
+from aerialdreams.training.controlnet import held_out_loss, new_controlled_unet, split_batch, wrap
+from aerialdreams.training.distributed import init_distributed
+from aerialdreams.training.latents import ImageSource, LatentSource, StepBatches, TrainingSource
+from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins, write_curve
+from aerialdreams.training.losses import per_sample_loss, snr_weights
+from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
+from aerialdreams.util.files import atomic_folder, dvc_md5, fingerprint
+from aerialdreams.util.torch_setup import DTYPES, configure_torch
 
 LOSSES, HELD_OUT = Path("metrics/controlnet.csv"), Path("metrics/controlnet_held_out.csv")
 INPUTS = [LATENTS, DATASET, BASE]
@@ -59,16 +51,16 @@ INPUTS = [LATENTS, DATASET, BASE]
 
 def main(params: Params) -> str:
     stage = params.train_controlnet
-    if stage.processes > 1 and not launched():
-        launch("stages.train_controlnet", stage.processes)
-    set_up_torch(params.torch_threads)
+    if stage.processes > 1 and not is_launched():
+        launch_processes("stages.train_controlnet", stage.processes)
+    configure_torch(params.torch_threads)
     training = Training(params)
     kept_id = training.checkpoint.path.with_suffix(".run")
     with training_run(params, INPUTS, kept_id) if training.team.first else nullcontext() as run:
         training.train(run)
         if run:
             training.save()
-            register_model(run, CONTROLNET, path_md5(CONTROLNET))
+            register_model(run, CONTROLNET, dvc_md5(CONTROLNET))
     if training.team.first:
         training.checkpoint.remove()
     training.accelerator.end_training()
@@ -98,14 +90,14 @@ class Training:
                 f"train_controlnet.processes: is {stage.processes}, and {count} were started; set"
                 f" it to {count}"
             )
-        self.team = team_up(count)
+        self.team = init_distributed(count)
         found = (
             self.accelerator.device
         )  # of several on a CPU, it is cpu:0, which torch.load refuses
         self.device = found if found.type != "cpu" else torch.device("cpu")
-        self.base = load_base().to(self.device)
+        self.base = load_stable_diffusion().to(self.device)
         self.source = load_source(self.base, params)
-        self.student = new_student(self.base, stage).to(self.device)
+        self.student = new_controlled_unet(self.base, stage).to(self.device)
         self.planes = self.student.controlnet.config["conditioning_channels"]
         self.weights = [*self.student.controlnet.parameters()]
         if stage.unlock_decoder:
@@ -114,8 +106,8 @@ class Training:
             self.student.unet.to(DTYPES[stage.precision])
         optimizer = torch.optim.AdamW(self.weights, weight_decay=stage.weight_decay, fused=True)
         self.optimizer = self.accelerator.prepare(optimizer)
-        self.losses, self.held_out = LossCurve("ControlNet"), Points()
-        self.bands = Bands(self.base.scheduler.config["num_train_timesteps"], self.device)
+        self.losses, self.held_out = LossCurve("ControlNet"), CurvePoints()
+        self.bands = TimestepBins(self.base.scheduler.config["num_train_timesteps"], self.device)
         self.ema: EMAModel | None = None
         if stage.ema_decay:
             self.ema = EMAModel(self.weights, decay=stage.ema_decay, foreach=True)
@@ -133,7 +125,7 @@ class Training:
         settings = [stage, params.image_size, params.torch_threads, params.classes]
         key = fingerprint(settings, __file__, INPUTS) if self.team.first else None
         self.checkpoint = Checkpoint(
-            scratch() / f"train-controlnet-{self.team.agree(key)}.pt",
+            scratch_dir() / f"train-controlnet-{self.team.agree(key)}.pt",
             {name: part for name, part in state.items() if part is not None},
             self.device,
         )
@@ -145,7 +137,7 @@ class Training:
         shared: Any = None
         batches: Iterator[dict[str, Tensor]] | None = None
         clock: tuple[int, float] | None = None  # since when samples per second are counted
-        looks = load_some("validation", stage.images, params.image_size) if run else None
+        looks = load_evenly_spaced("validation", stage.images, params.image_size) if run else None
         for step in training_steps(
             self.checkpoint, stage.steps, params.runtime.checkpoint_every, "ControlNet", self.team
         ):
@@ -154,10 +146,10 @@ class Training:
                 shared, model = wrap(self.accelerator, self.student, stage, unlocked)
             batches = batches or iter(self.load_ahead(step))
             clock = clock or (step, time.monotonic())
-            rate = scheduled_rate(
+            rate = learning_rate_at(
                 step, stage.steps, stage.learning_rate, stage.warmup, stage.schedule
             )
-            set_rate(self.optimizer, rate)
+            set_learning_rate(self.optimizer, rate)
             norm = self.learn(shared, model, next(batches))
 
             done, numbers = step + 1, {}
@@ -184,14 +176,16 @@ class Training:
     def learn(self, shared: Any, model: Any, batch: dict[str, Tensor]) -> Tensor:
         """One step on this process's share of a batch; gives the gradient's norm."""
         stage = self.params.train_controlnet
-        parts = parts_of(batch, stage.accumulation)
+        parts = split_batch(batch, stage.accumulation)
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, 1):
             # Processes exchange gradients once, with the last part's.
             with nullcontext() if number == len(parts) else self.accelerator.no_sync(shared):
                 with self.accelerator.autocast():
-                    errors = errors_of(model, self.base, part, self.planes, self.params.classes)
-                weights = weights_of(self.base, part["times"], stage.min_snr_gamma)
+                    errors = per_sample_loss(
+                        model, self.base, part, self.planes, self.params.classes
+                    )
+                weights = snr_weights(self.base, part["times"], stage.min_snr_gamma)
                 loss = (errors * weights.to(self.device)).mean() / len(parts)
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -212,7 +206,7 @@ class Training:
             self.params.image_size,
         )
         side = size // 2 ** (len(vae["block_out_channels"]) - 1)
-        steps = Steps(
+        steps = StepBatches(
             self.source,
             stage,
             (vae["latent_channels"], side, side),
@@ -225,7 +219,7 @@ class Training:
             batch_size=None,
             sampler=range(first, stage.steps),
             num_workers=self.params.runtime.loaders,
-            worker_init_fn=stop_deaf,
+            worker_init_fn=ignore_stop_signals,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -246,7 +240,7 @@ class Training:
 
     def measure(self, done: int) -> float:
         """The held-out loss, which is kept too."""
-        held, batch = Latents("validation"), self.params.encode_latents.batch
+        held, batch = LatentSource("validation"), self.params.encode_latents.batch
         with self.averaged():
             loss = held_out_loss(self.student, self.base, held, batch, self.params.classes)
         self.held_out.add(done, loss)
@@ -256,13 +250,13 @@ class Training:
         """A sheet of validation patches (mask, real, generated), the same noise every time."""
         settings, classes = self.params.generate_validation, self.params.classes
         with self.averaged():
-            orders, controlnet = orders_of(looks), self.student.controlnet
-            images = generate(self.base, controlnet, orders, settings, classes)
-        return grid(list(looks.masks), [list(looks.images), list(images)], classes)
+            orders, controlnet = requests_from_split(looks), self.student.controlnet
+            images = generate_batch(self.base, controlnet, orders, settings, classes)
+        return image_grid(list(looks.masks), [list(looks.images), list(images)], classes)
 
     def save(self) -> None:
         """Write the model, with its card, and the curves."""
-        with whole_folder(CONTROLNET) as folder, self.averaged():
+        with atomic_folder(CONTROLNET) as folder, self.averaged():
             self.student.controlnet.save_pretrained(folder)
             if self.params.train_controlnet.unlock_decoder:
                 self.student.unet.save_pretrained(folder / UNET)
@@ -275,11 +269,11 @@ class Training:
         write_curve(HELD_OUT, self.held_out.values)
 
 
-def load_source(base: Base, params: Params) -> Source:
+def load_source(base: StableDiffusion, params: Params) -> TrainingSource:
     """The train split, as its codes or, where latent_cache is false, as pictures."""
     if params.train_controlnet.latent_cache:
-        return Latents("train")
-    return Pictures("train", params.image_size, base.tokenizer)
+        return LatentSource("train")
+    return ImageSource("train", params.image_size, base.tokenizer)
 
 
 def memory_megabytes(device: torch.device) -> float:

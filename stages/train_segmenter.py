@@ -11,27 +11,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aerialdreams.curves import write_curve
-from aerialdreams.download import have_file
-from aerialdreams.files import fingerprint, whole_folder
-from aerialdreams.ign_segmenter import IgnSegmenter
+from aerialdreams.data.credits import IGN_CREDIT
+from aerialdreams.data.images import read_image, read_mask, resize_image, resize_mask
+from aerialdreams.data.index import read_index
+from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.params import Params
-from aerialdreams.patches import (
-    IGN_CREDIT,
-    IMAGES,
-    INDEX,
-    MASKS,
-    read_image,
-    read_index,
-    read_mask,
-    resize_image,
-    resize_mask,
-)
-from aerialdreams.progress import progress
-from aerialdreams.segmenter import SEGMENTER
-from aerialdreams.segmenter_training import Lesson, class_weights, learn
-from aerialdreams.stage import run_stage, scratch
-from aerialdreams.training import set_up_torch
+from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER
+from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.training.loss_curves import write_curve
+from aerialdreams.training.losses import class_weights
+from aerialdreams.training.segmenter import SegmentationPatches, train_segmenter
+from aerialdreams.util.download import have_file
+from aerialdreams.util.files import atomic_folder, fingerprint
+from aerialdreams.util.progress import progress
+from aerialdreams.util.torch_setup import configure_torch
 
 LOSSES = Path("metrics/segmenter.csv")
 
@@ -39,15 +32,17 @@ LOSSES = Path("metrics/segmenter.csv")
 def main(params: Params) -> str:
     if params.train_segmenter.source == "ign":
         return take_igns(params)
-    device, stage = set_up_torch(params.torch_threads), params.train_segmenter
+    device, stage = configure_torch(params.torch_threads), params.train_segmenter
     settings = [stage, params.image_size, params.torch_threads]
     key = fingerprint(settings, __file__, [INDEX, IMAGES, MASKS])
     lesson = TrainPatches(params.image_size)
     masks = progress(lesson.masks(), "masks counted", "masks", len(lesson))
-    place = scratch() / f"train-segmenter-{key}.pt"
+    place = scratch_dir() / f"train-segmenter-{key}.pt"
     weights = class_weights(masks)
-    model, losses, checkpoint = learn(lesson, weights, stage, place, params.runtime, device)
-    with whole_folder(SEGMENTER) as folder:
+    model, losses, checkpoint = train_segmenter(
+        lesson, weights, stage, place, params.runtime, device
+    )
+    with atomic_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(CARD, encoding="utf-8")
     write_curve(LOSSES, losses.means())
@@ -64,7 +59,7 @@ def take_igns(params: Params) -> str:
     ign = params.train_segmenter.ign
     path = have_file(ign.weights, Path(params.raw_patches.downloads), ign.sha256)
     model = IgnSegmenter.from_checkpoint(path)
-    with whole_folder(SEGMENTER) as folder:
+    with atomic_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(IGN_CARD, encoding="utf-8")
     write_curve(LOSSES, [])
@@ -72,7 +67,7 @@ def take_igns(params: Params) -> str:
     return f"IGN's U-Net of {size:.2f} M weights, sha256 {ign.sha256[:12]}, is the judge"
 
 
-class TrainPatches(Lesson):
+class TrainPatches(SegmentationPatches):
     """The train split's images and masks, at `size` pixels a side."""
 
     def __init__(self, size: int) -> None:

@@ -18,12 +18,19 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aerialdreams.diffusion import Base, Order, embed, generate, load_base
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.latents import EMPTY, LATENTS, Latents, Steps
+from aerialdreams.generation.batch import GenerationRequest, generate_batch
+from aerialdreams.models.stable_diffusion import (
+    StableDiffusion,
+    encode_prompts,
+    load_stable_diffusion,
+)
+from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
-from aerialdreams.student import errors_of, new_student
-from aerialdreams.tiny_base import new_tokenizer
+from aerialdreams.paths import LATENTS
+from aerialdreams.training.controlnet import new_controlled_unet
+from aerialdreams.training.latents import EMPTY, LatentSource, StepBatches
+from aerialdreams.training.losses import per_sample_loss
 from stages import base_model, encode_latents
 from tests.conftest import changed
 from tests.server import Site, serve
@@ -112,7 +119,7 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     sha256 = about["sha256"]["vae/diffusion_pytorch_model.safetensors"]
     assert sha256 == hashlib.sha256(weights).hexdigest()
 
-    base = load_base().to(torch.device("cpu"))
+    base = load_stable_diffusion().to(torch.device("cpu"))
     assert base.scheduler.config["prediction_type"] == FAMILIES[name]["prediction"]
     assert base.vae.config["scaling_factor"] == SCALING
     small = changed(
@@ -121,19 +128,23 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
         train_controlnet={"embedding_channels": [8, 8, 16, 16], "batch": 2, "caption_dropout": 0.0},
         generate_validation={"steps": 2, "batch": 2},
     )
-    student = new_student(base, small.train_controlnet)
+    student = new_controlled_unet(base, small.train_controlnet)
     masks = np.full((2, 64, 64), 5, np.uint8)
     rows = {"mean": torch.zeros(2, 1, 4, 8, 8), "std": torch.ones(2, 1, 4, 8, 8)}
-    rows["text"] = embed(base, ["Aerial view of France.", "France."])[:, None]
+    rows["text"] = encode_prompts(base, ["Aerial view of France.", "France."])[:, None]
     encode_latents.save(LATENTS / "train-0.safetensors", rows | {"mask": torch.from_numpy(masks)})
-    encode_latents.save(LATENTS / EMPTY, {"text": embed(base, [""])})
-    batch = Steps(Latents(), small.train_controlnet, (4, 8, 8), 1000)[0]
-    loss = errors_of(student, base, batch, 19, small.classes).mean()
+    encode_latents.save(LATENTS / EMPTY, {"text": encode_prompts(base, [""])})
+    batch = StepBatches(LatentSource(), small.train_controlnet, (4, 8, 8), 1000)[0]
+    loss = per_sample_loss(student, base, batch, 19, small.classes).mean()
     loss.backward()
     assert 0.1 < loss.item() < 10
     controlnet = student.controlnet
-    orders = [Order(name, mask, "France.") for name, mask in zip("ab", masks, strict=True)]
-    images = generate(base, controlnet.eval(), orders, small.generate_validation, small.classes)
+    orders = [
+        GenerationRequest(name, mask, "France.") for name, mask in zip("ab", masks, strict=True)
+    ]
+    images = generate_batch(
+        base, controlnet.eval(), orders, small.generate_validation, small.classes
+    )
     assert images.shape == (2, 64, 64, 3) and images.std() > 0
 
 
@@ -184,7 +195,7 @@ def test_a_model_of_the_hub(hub: Site, workdir: Path, params: Params) -> None:
     about = json.loads(Path("models/base/source.json").read_text())
     assert (about["id"], about["commit"], about["license"]) == ("our/model", COMMIT, "openrail++")
     assert not any("ckpt" in path or "fp16" in path for _, path, _ in hub.requests)
-    base: Base = load_base()
+    base: StableDiffusion = load_stable_diffusion()
     assert base.text_encoder.config.hidden_size == FAMILIES["sd21-base"]["width"]
     # Again: one look at the listing, and no file.
     hub.requests.clear()

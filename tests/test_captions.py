@@ -11,8 +11,8 @@ import pytest
 
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
-from aerialdreams.patches import CAPTIONS
-from aerialdreams.tables import read_table
+from aerialdreams.paths import CAPTIONS
+from aerialdreams.util.tables import read_table
 from stages import captions, class_percentages, osm_metadata
 from tests.conftest import changed
 from tests.test_osm_metadata import of_extract, recorded_patches, write_index

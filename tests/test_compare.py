@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aerialdreams.compare import as_text, difference
 from aerialdreams.errors import UserError
 from aerialdreams.params import flat
+from aerialdreams.pipeline.comparison import as_text, difference
 
 
 def scores(values: np.ndarray, first: int = 0) -> pd.Series:

@@ -11,13 +11,15 @@ import rasterio
 from PIL import Image
 from rasterio.transform import Affine
 
-from aerialdreams.classes import class_pixels
-from aerialdreams.dataset import load_some, load_split
+from aerialdreams.data.dataset import load_evenly_spaced, load_split
+from aerialdreams.data.images import read_image, read_mask
+from aerialdreams.data.index import read_index
+from aerialdreams.data.land_cover import class_pixel_counts
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.errors import UserError
-from aerialdreams.files import path_md5
 from aerialdreams.params import Params
-from aerialdreams.patches import read_image, read_index, read_mask, read_tile
-from aerialdreams.tables import write_table
+from aerialdreams.util.files import dvc_md5
+from aerialdreams.util.tables import write_table
 from stages import captions, class_percentages, dataset, lut_masks, patch_index, tiff_to_png
 from tests.conftest import changed
 
@@ -42,7 +44,7 @@ def test_output_bytes_do_not_depend_on_workers(indexed: Params) -> None:
         one = changed(indexed, runtime={"workers": workers})
         tiff_to_png.main(one)
         lut_masks.main(one)
-        hashes.add((path_md5(Path("data/images")), path_md5(Path("data/masks"))))
+        hashes.add((dvc_md5(Path("data/images")), dvc_md5(Path("data/masks"))))
     assert len(hashes) == 1
 
 
@@ -69,7 +71,11 @@ def test_percentages_of_published_masks(shared: Path, params: Params, number: st
     text = (shared / f"validation/MSK_{number}_seg.json").read_text()
     published = json.loads(text)["class_repartition"]
     ours = dict(
-        zip((c.name for c in params.classes), (class_pixels(ids) / ids.size).tolist(), strict=True)
+        zip(
+            (c.name for c in params.classes),
+            (class_pixel_counts(ids) / ids.size).tolist(),
+            strict=True,
+        )
     )
     assert {name: share for name, share in ours.items() if share} == published
 
@@ -188,7 +194,7 @@ def test_reading_a_split_at_another_size(built: Params) -> None:
     full = read_image(Path("data/images/IMG_084558.png")).astype(float)
     blocks = full.reshape(64, 8, 64, 8, 3).mean((1, 3))
     assert np.abs(split.images[0] - blocks).max() <= 1  # area average, rounded
-    assert load_some("train", 5, 64).patch_ids == ["084558"]
+    assert load_evenly_spaced("train", 5, 64).patch_ids == ["084558"]
 
 
 def test_a_damaged_shard_is_named(built: Params) -> None:

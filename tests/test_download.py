@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aerialdreams import download
-from aerialdreams.download import fetch, need_space, size_of
 from aerialdreams.errors import UserError, WorkError
+from aerialdreams.util import download
+from aerialdreams.util.download import fetch, need_space, size_of
 from tests.server import Site, serve
 
 BODY = bytes(range(256)) * 12_000  # 3 MB

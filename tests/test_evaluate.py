@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from aerialdreams.data.images import write_image
 from aerialdreams.errors import UserError
-from aerialdreams.generated import GENERATED, MANIFEST, read_generated, read_json
-from aerialdreams.judge import load_inception
-from aerialdreams.metrics import miou_of_real
+from aerialdreams.evaluation.feature_spaces import load_inception
+from aerialdreams.evaluation.metrics import miou_of_real
+from aerialdreams.generation.outputs import MANIFEST, read_generated
 from aerialdreams.params import Params
-from aerialdreams.patches import write_image
+from aerialdreams.paths import GENERATED
+from aerialdreams.util.files import read_json
 from stages.evaluate_FID import ONE_SAMPLE, Seen, distances, diversity
 from tests.conftest import changed
 

@@ -14,17 +14,21 @@ from PIL import Image
 from rasterio.crs import CRS
 
 from aerialdreams import Painter
-from aerialdreams.about import write_about
-from aerialdreams.classes import colours
 from aerialdreams.cli import main
-from aerialdreams.diffusion import CONTROLNET, Order, generate, load_base, load_controlnet
+from aerialdreams.data.images import read_image, write_mask
+from aerialdreams.data.land_cover import mask_to_rgb
+from aerialdreams.data.mask_files import UserMask, nearest_class_ids, read_user_mask, resample_mask
+from aerialdreams.data.rasters import LAMBERT_93, GeoReference, write_geotiff, write_vrt
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.errors import UserError
-from aerialdreams.files import path_md5
-from aerialdreams.masks import OwnMask, read_own_mask, resample, snap
+from aerialdreams.generation.batch import GenerationRequest, generate_batch
+from aerialdreams.models.controlnet import load_controlnet
+from aerialdreams.models.model_info import write_about
+from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import Params, load_params
-from aerialdreams.patches import read_image, read_tile, write_mask
-from aerialdreams.rasters import LAMBERT_93, Placed, write_geotiff, write_vrt
-from aerialdreams.student import new_student
+from aerialdreams.paths import CONTROLNET
+from aerialdreams.training.controlnet import new_controlled_unet
+from aerialdreams.util.files import dvc_md5
 from stages import generate_validation
 from tests.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
     environment,
@@ -39,7 +43,7 @@ def place(prepared: Path, workdir: Path) -> Params:  # noqa: F811
     """A folder with a base and a ControlNet that steers a little, both of noise."""
     new_place(prepared, workdir)
     params = settle(workdir)
-    student = new_student(load_base(), params.train_controlnet)
+    student = new_controlled_unet(load_stable_diffusion(), params.train_controlnet)
     for name, weight in student.controlnet.named_parameters():
         if "controlnet_down" in name or "controlnet_mid" in name or "conv_out" in name:
             weight.data.normal_(0, 0.1)
@@ -48,7 +52,7 @@ def place(prepared: Path, workdir: Path) -> Params:  # noqa: F811
     return params
 
 
-PLACED = Placed(Affine(0.2, 0, 961436.8, 0, -0.2, 6250000.0), LAMBERT_93)
+PLACED = GeoReference(Affine(0.2, 0, 961436.8, 0, -0.2, 6250000.0), LAMBERT_93)
 
 
 def test_a_geotiff_lies_where_it_should(tmp_path: Path, params: Params) -> None:
@@ -77,7 +81,7 @@ def test_a_vrt_shows_tiles_as_one(tmp_path: Path, params: Params) -> None:
         shift = Affine.translation(column * 30, row * 30)
         part = whole[row * 30 : row * 30 + 30, column * 30 : column * 30 + 30]
         files.append(tmp_path / f"{row}{column}.tif")
-        placed = Placed(PLACED.transform @ shift, PLACED.crs)
+        placed = GeoReference(PLACED.transform @ shift, PLACED.crs)
         write_geotiff(files[-1], part, placed, {}, params.classes)
     write_vrt(tmp_path / "zone.vrt", files)
     with rasterio.open(tmp_path / "zone.vrt") as file:
@@ -112,11 +116,11 @@ def test_validation_images_and_a_run_that_was_cut(
         assert file.crs == LAMBERT_93
         assert tuple(file.bounds) == pytest.approx((700204.8, 6599897.6, 700307.2, 6.6e6))
         assert file.tags()["PROMPT"] == "Aerial view of 2."
-        assert file.tags()["CONTROLNET_MD5"] == path_md5(CONTROLNET)
+        assert file.tags()["CONTROLNET_MD5"] == dvc_md5(CONTROLNET)
         assert "© IGN" in file.tags()["CREDITS"]
     with rasterio.open(folder / "validation/masks/D014_2020-Z1_UA.vrt") as zone:
         assert (zone.width, zone.height) == (4 * 32, 32)
-    whole = path_md5(folder)
+    whole = dvc_md5(folder)
     assert list(workdir.glob("scratch/generated.*")) == []
 
     # Killed after two batches, the next run makes the rest.
@@ -134,7 +138,7 @@ def test_validation_images_and_a_run_that_was_cut(
     (kept,) = workdir.glob("scratch/generated.*")
     assert len(list(kept.rglob("IMG_*.png"))) == 6
     generate_validation.main(params)  # the count is past the kill's
-    assert path_md5(folder) == whole
+    assert dvc_md5(folder) == whole
 
     # Two processes share the batches.
     values["runtime"]["processes"] = 2
@@ -143,7 +147,7 @@ def test_validation_images_and_a_run_that_was_cut(
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "generate-validation: 6 masks painted" in ended.stdout
-    assert path_md5(folder) == whole
+    assert dvc_md5(folder) == whole
 
 
 def test_a_small_mask_is_painted_as_the_pipeline_does(place: Params) -> None:
@@ -152,17 +156,20 @@ def test_a_small_mask_is_painted_as_the_pipeline_does(place: Params) -> None:
     painter = Painter()
     settings = place.generate_validation.model_copy(update={"seed": 3, "steps": 4})
     image = painter.paint(mask, "Aerial view.", 3, 4, conditioning_scale=1.3)
-    import aerialdreams.diffusion as diffusion
+    import aerialdreams.generation.batch as batch
 
-    whole = diffusion.generator
-    diffusion.generator = lambda seed, *keys: whole(seed, "paint")
+    whole = batch.seeded_generator
+    batch.seeded_generator = lambda seed, *keys: whole(seed, "paint")
     try:
-        theirs = generate(
-            load_base(), load_controlnet(), [Order("x", mask, "Aerial view.")], settings,
+        theirs = generate_batch(
+            load_stable_diffusion(),
+            load_controlnet(),
+            [GenerationRequest("x", mask, "Aerial view.")],
+            settings,
             place.classes,
-        )[0]  # fmt: skip
+        )[0]
     finally:
-        diffusion.generator = whole
+        batch.seeded_generator = whole
     assert np.abs(image.astype(int) - theirs).max() <= 1
 
 
@@ -193,7 +200,7 @@ def test_the_command_paints_a_real_mask(
         assert np.allclose(ours.bounds, theirs.bounds, atol=1e-6)
         assert ours.crs == theirs.crs
     # The same mask in FLAIR's colours gives the same image, and again the same bytes.
-    rgb = colours(read_tile(real).bands[0], place.classes)
+    rgb = mask_to_rgb(read_tile(real).bands[0], place.classes)
     Image.fromarray(rgb).save("colours.png")
     for name in ("a.png", "b.png"):
         with pytest.raises(SystemExit) as ended:
@@ -218,7 +225,7 @@ def test_the_command_paints_a_real_mask(
 def test_a_wrong_mask_is_named(make, message: str, tmp_path: Path, params: Params) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path / "mask.png", params.classes)
     with pytest.raises(UserError, match=message):
-        read_own_mask(tmp_path / "mask.png", params.classes, 0.01)
+        read_user_mask(tmp_path / "mask.png", params.classes, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -239,28 +246,28 @@ def test_a_mask_is_taken_in_square_metres_alone(
 ) -> None:
     """At another scale the photograph would look right, and be wrong."""
     ids = np.ones((8, 8), np.uint8)
-    place = Placed(transform, rasterio.crs.CRS.from_string(crs) if crs else None)
+    place = GeoReference(transform, rasterio.crs.CRS.from_string(crs) if crs else None)
     path = tmp_path / "mask.tif"
     write_geotiff(path, ids, place, {}, params.classes)
     if not message:
-        assert read_own_mask(path, params.classes, 0.01).placed == place
+        assert read_user_mask(path, params.classes, 0.01).placed == place
         return
     with pytest.raises(UserError, match=message):
-        read_own_mask(path, params.classes, 0.01)
+        read_user_mask(path, params.classes, 0.01)
 
 
 def test_colours_snap_to_the_nearest_class(params: Params) -> None:
     ids = np.random.default_rng(0).integers(1, 20, (20, 20), np.uint8)
-    rgb = colours(ids, params.classes)
-    assert snap(rgb, params.classes)[1] == 0
+    rgb = mask_to_rgb(ids, params.classes)
+    assert nearest_class_ids(rgb, params.classes)[1] == 0
     rgb[0, 0] = np.clip(rgb[0, 0].astype(int) + 2, 0, 255)
-    snapped, off = snap(rgb, params.classes)
+    snapped, off = nearest_class_ids(rgb, params.classes)
     assert np.array_equal(snapped, ids) and off == pytest.approx(1 / 400)
 
 
 def test_a_mask_at_another_pixel_size_covers_the_same_ground() -> None:
-    own = OwnMask(np.arange(1, 17, dtype=np.uint8).reshape(4, 4), PLACED, 0.0)
-    half = resample(own, 0.4, 0.2)
+    own = UserMask(np.arange(1, 17, dtype=np.uint8).reshape(4, 4), PLACED, 0.0)
+    half = resample_mask(own, 0.4, 0.2)
     assert half.ids.shape == (2, 2) and set(half.ids.ravel()) <= set(own.ids.ravel())
     assert half.placed is not None
     assert half.placed.transform @ (2, 2) == pytest.approx(PLACED.transform @ (4, 4))

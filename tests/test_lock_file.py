@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from aerialdreams.lock_file import LOCK, keep, mend
+from aerialdreams.pipeline.lock_file import LOCK, keep, mend
 from tests.conftest import ROOT
 
 

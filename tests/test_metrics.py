@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from aerialdreams.metrics import (
+from aerialdreams.evaluation.metrics import (
     agreement,
     agreement_draws,
     confusion,
@@ -137,7 +137,7 @@ def test_large_sets_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     rng = np.random.default_rng(7)
     a, b = rng.normal(size=(50, 6)), rng.normal(size=(40, 6)) + 1
     whole = [np.array(kernel_distance(a, b)), *density_coverage(a, b)]
-    monkeypatch.setattr("aerialdreams.metrics.ROWS", 7)
+    monkeypatch.setattr("aerialdreams.evaluation.metrics.ROWS", 7)
     parts = [np.array(kernel_distance(a, b)), *density_coverage(a, b)]
     for one, other in zip(whole, parts, strict=True):
         assert np.allclose(one, other)

@@ -7,32 +7,29 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from aerialdreams.diffusion import (
-    Base,
-    Order,
-    condition_of,
-    draw_noise,
-    generate,
-    load_base,
-    new_controlnet,
-    target_of,
-)
+from aerialdreams.data.images import images_to_tensor
 from aerialdreams.errors import UserError
-from aerialdreams.ign_segmenter import IgnSegmenter
+from aerialdreams.generation.batch import GenerationRequest, generate_batch
+from aerialdreams.models.conditioning import condition_of
+from aerialdreams.models.controlnet import new_controlnet
+from aerialdreams.models.ign_segmenter import IgnSegmenter
+from aerialdreams.models.segmenter import Segmenter, load_segmenter
+from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.tiny import new_text_encoder, new_tokenizer, new_unet, new_vae
 from aerialdreams.params import Params
-from aerialdreams.segmenter import Segmenter, load_segmenter
-from aerialdreams.tiny_base import new_text_encoder, new_tokenizer, new_unet, new_vae
-from aerialdreams.training import set_up_torch, to_tensor
+from aerialdreams.training.batches import draw_noise
+from aerialdreams.training.losses import prediction_target
+from aerialdreams.util.torch_setup import configure_torch
 
 CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. deciduous."]
 
 
 @pytest.fixture
-def base(params: Params) -> Base:
+def base(params: Params) -> StableDiffusion:
     """The tiny base model with random weights."""
-    device = set_up_torch(1)
+    device = configure_torch(1)
     tokenizer = new_tokenizer(CAPTIONS, params.base_model.tiny.text)
-    return Base(
+    return StableDiffusion(
         vae=new_vae(params.base_model.tiny, 64),
         text_encoder=new_text_encoder(params.base_model.tiny, len(tokenizer)),
         tokenizer=tokenizer,
@@ -58,7 +55,7 @@ def test_conditions_are_the_mask(params: Params) -> None:
 
 
 def test_pixels_as_numbers() -> None:
-    tensor = to_tensor(np.array([[[[0, 127, 255]]]], np.uint8))
+    tensor = images_to_tensor(np.array([[[[0, 127, 255]]]], np.uint8))
     assert tensor.shape == (1, 3, 1, 1)
     assert tensor.flatten().tolist() == pytest.approx([-1, -0.00392, 1], abs=1e-4)
 
@@ -79,14 +76,14 @@ def test_the_target_follows_the_scheduler(kind: str) -> None:
     clean, noise = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     if kind == "sample":
         with pytest.raises(UserError, match="prediction_type 'sample' is not known"):
-            target_of(scheduler, clean, noise, torch.tensor([500]))
+            prediction_target(scheduler, clean, noise, torch.tensor([500]))
         return
-    target = target_of(scheduler, clean, noise, torch.tensor([500]))
+    target = prediction_target(scheduler, clean, noise, torch.tensor([500]))
     root = float((1 - scheduler.alphas_cumprod[500]) ** 0.5)
     assert target.mean() == pytest.approx(0 if kind == "epsilon" else -root, abs=1e-6)
 
 
-def test_a_tokenizer_of_our_own(base: Base) -> None:
+def test_a_tokenizer_of_our_own(base: StableDiffusion) -> None:
     tokens = base.tokenizer("Aerial view of Été.").input_ids
     assert base.tokenizer.decode(tokens, skip_special_tokens=True) == "aerial view of été ."
     assert base.tokenizer.model_max_length == 77
@@ -94,26 +91,26 @@ def test_a_tokenizer_of_our_own(base: Base) -> None:
 
 @pytest.mark.parametrize("condition", ["one_hot", "colours"])
 def test_an_untrained_controlnet_changes_nothing(
-    condition: str, base: Base, params: Params
+    condition: str, base: StableDiffusion, params: Params
 ) -> None:
     """What evaluation calls `untrained`, the base model alone, is what a new ControlNet gives."""
     channels = params.train_controlnet.embedding_channels
     controlnet = new_controlnet(base.unet, channels, condition, 3).eval()
     settings = params.generate_validation.model_copy(update={"steps": 2})
     masks = np.full((2, 64, 64), 5, np.uint8)
-    batch = [Order(f"{n:06}", masks[n], CAPTIONS[n]) for n in (0, 1)]
-    untrained = generate(base, controlnet, batch, settings, params.classes)
+    batch = [GenerationRequest(f"{n:06}", masks[n], CAPTIONS[n]) for n in (0, 1)]
+    untrained = generate_batch(base, controlnet, batch, settings, params.classes)
     assert untrained.shape == (2, 64, 64, 3)
-    assert np.array_equal(untrained, generate(base, None, batch, settings, params.classes))
+    assert np.array_equal(untrained, generate_batch(base, None, batch, settings, params.classes))
     # An image is its patch's own, wherever it stands in a batch; only rounding differs there.
-    again = generate(base, None, batch[::-1], settings, params.classes)
+    again = generate_batch(base, None, batch[::-1], settings, params.classes)
     assert np.abs(untrained[::-1].astype(int) - again).max() <= 1
 
 
-def test_a_base_model_survives_its_folder(base: Base, tmp_path: Path) -> None:
+def test_a_base_model_survives_its_folder(base: StableDiffusion, tmp_path: Path) -> None:
     for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
         getattr(base, name).save_pretrained(tmp_path / name)
-    again = load_base(tmp_path)
+    again = load_stable_diffusion(tmp_path)
     assert again.tokenizer(CAPTIONS).input_ids == base.tokenizer(CAPTIONS).input_ids
     for name in ("vae", "text_encoder", "unet"):
         ours, theirs = getattr(base, name).state_dict(), getattr(again, name).state_dict()
@@ -122,7 +119,7 @@ def test_a_base_model_survives_its_folder(base: Base, tmp_path: Path) -> None:
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no base model"):
-        load_base(tmp_path)
+        load_stable_diffusion(tmp_path)
     with pytest.raises(UserError, match="no segmenter"):
         load_segmenter(tmp_path)
 

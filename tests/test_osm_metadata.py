@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from rasterio.warp import transform
 
+from aerialdreams.data.index import INDEX_SCHEMA, SPLITS, read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.outlines import outlines
 from aerialdreams.params import Params
-from aerialdreams.patches import INDEX, INDEX_SCHEMA, OSM_METADATA, SPLITS, read_index
-from aerialdreams.tables import read_table, write_table
+from aerialdreams.paths import INDEX, OSM_METADATA
+from aerialdreams.util.tables import read_table, write_table
 from stages import osm_metadata
 from tests.conftest import ROOT, changed
 from tests.overpass_server import Answers, zones

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.files import path_md5
 from aerialdreams.osm import overpass
 from aerialdreams.osm.knowledge import Zone
 from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import Params
+from aerialdreams.util.files import dvc_md5
 from stages import osm_metadata
 from tests.conftest import changed
 from tests.overpass_server import Answers, zones
@@ -159,7 +159,7 @@ def test_an_interrupted_run_goes_on_and_the_output_has_what_it_needs(
     assert not osm_metadata.OSM_METADATA.exists() and not osm_metadata.ANSWERS.exists()
     osm_metadata.main(of_server(params, server))
     assert len(server.queries) == 5
-    whole = path_md5(osm_metadata.ANSWERS)
+    whole = dvc_md5(osm_metadata.ANSWERS)
     assert len(list(osm_metadata.ANSWERS.glob("*.gz"))) == 4
     # Fewer zones need fewer; those of an earlier run come back without a question.
     write_index(recorded_patches(shared)[:100])
@@ -169,7 +169,7 @@ def test_an_interrupted_run_goes_on_and_the_output_has_what_it_needs(
     assert [path.name for path in osm_metadata.ANSWERS.iterdir()] == ["README.md"]
     write_index(recorded_patches(shared))
     osm_metadata.main(of_server(params, server))
-    assert len(server.queries) == 5 and path_md5(osm_metadata.ANSWERS) == whole
+    assert len(server.queries) == 5 and dvc_md5(osm_metadata.ANSWERS) == whole
 
 
 def test_pulled_answers_ask_nothing(

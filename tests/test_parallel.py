@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.files import kept_folder, path_md5
-from aerialdreams.parallel import map_patches
 from aerialdreams.params import Params, Runtime
+from aerialdreams.pipeline.parallel import parallel_map
+from aerialdreams.util.files import dvc_md5, resumable_folder
 from stages import lut_masks, patch_index, tiff_to_png
 from tests.conftest import ROOT, changed
 
@@ -77,7 +77,7 @@ def test_a_cluster_makes_the_same_bytes_though_a_worker_dies(
     address, workers = cluster
     tiff_to_png.main(many)
     lut_masks.main(many)
-    local = path_md5(Path("data/images")), path_md5(Path("data/masks"))
+    local = dvc_md5(Path("data/images")), dvc_md5(Path("data/masks"))
     spread = changed(many, runtime={"scheduler": address})
     shutil.rmtree("data/images")
 
@@ -92,7 +92,7 @@ def test_a_cluster_makes_the_same_bytes_though_a_worker_dies(
     killer.join()
     assert workers[0].wait(10) == -9
     lut_masks.main(spread)
-    assert (path_md5(Path("data/images")), path_md5(Path("data/masks"))) == local
+    assert (dvc_md5(Path("data/images")), dvc_md5(Path("data/masks"))) == local
 
 
 def test_a_bad_tile_is_named_from_afar(many: Params, cluster: tuple[str, list]) -> None:
@@ -114,7 +114,7 @@ def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
             WorkError, match=r"runtime\.scheduler: tcp://127\.0\.0\.1:9 cannot be reached"
         ),
     ):
-        list(map_patches(str, [1], 1, "numbers", runtime))
+        list(parallel_map(str, [1], 1, "numbers", runtime))
 
 
 def test_a_kept_folder_goes_on_under_its_key_only(workdir: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_kept_folder_goes_on_under_its_key_only(workdir: Path) -> None:
     scratch.mkdir()
 
     def fill(key: str, name: str, fails: bool) -> None:
-        with kept_folder(place, scratch, key) as folder:
+        with resumable_folder(place, scratch, key) as folder:
             (folder / name).write_text(name)
             (folder / "half.partial").write_text("half")
             if fails:

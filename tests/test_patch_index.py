@@ -10,9 +10,9 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 
+from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
-from aerialdreams.patches import read_index
 from stages import patch_index
 from tests.conftest import changed
 

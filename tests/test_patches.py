@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aerialdreams.classes import bad_ids, class_pixels, colours
+from aerialdreams.data.images import read_image, read_mask, resize_mask, write_mask
+from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids, mask_to_rgb
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
-from aerialdreams.patches import read_image, read_mask, read_tile, resize_mask, write_mask
 
 
 def test_a_real_tile(shared: Path) -> None:
@@ -39,8 +40,8 @@ def test_a_mask_keeps_ids_and_shows_colours(shared: Path, tmp_path: Path, params
     write_mask(path, ids, params.classes)
     assert np.array_equal(read_mask(path), ids)
     with Image.open(path) as image:
-        assert np.array_equal(np.array(image.convert("RGB")), colours(ids, params.classes))
-    assert colours(np.array([[1, 13]], np.uint8), params.classes).tolist() == [
+        assert np.array_equal(np.array(image.convert("RGB")), mask_to_rgb(ids, params.classes))
+    assert mask_to_rgb(np.array([[1, 13]], np.uint8), params.classes).tolist() == [
         [[0xDB, 0x0E, 0x9A], [0x3D, 0xE6, 0xEB]]
     ]
 
@@ -64,5 +65,5 @@ def test_a_mask_without_palette_is_refused(tmp_path: Path) -> None:
 
 def test_bad_ids_and_fractions() -> None:
     mask = np.array([[0, 1, 1, 19], [20, 255, 1, 2]], np.uint8)
-    assert bad_ids(mask) == [0, 20, 255]
-    assert class_pixels(mask)[:2].tolist() == [3, 1]
+    assert invalid_ids(mask) == [0, 20, 255]
+    assert class_pixel_counts(mask)[:2].tolist() == [3, 1]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.publish import publish
+from aerialdreams.pipeline.publish import publish
 
 CARD = """---
 license: other

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from aerialdreams.dataset import read_patches
-from aerialdreams.judge import Judge
+from aerialdreams.data.dataset import read_patches
+from aerialdreams.data.images import read_image, resize_image, resize_mask, write_image
+from aerialdreams.evaluation.feature_spaces import Judge
 from aerialdreams.params import load_params
-from aerialdreams.patches import read_image, resize_image, resize_mask, write_image
 from stages import evaluate_FID
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

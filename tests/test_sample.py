@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import rasterio
 
-from aerialdreams.files import path_md5
+from aerialdreams.data.tiles import read_tile
 from aerialdreams.params import Params
-from aerialdreams.patches import read_tile
+from aerialdreams.util.files import dvc_md5
 from stages import osm_metadata, patch_index, raw_patches
 from tests.conftest import changed
 
@@ -91,11 +91,11 @@ def test_infrared_and_heights_fit_the_classes(world: Path) -> None:
 
 
 def test_the_same_bytes_for_any_number_of_workers(world: Path, small: Params) -> None:
-    before = path_md5(world)
+    before = dvc_md5(world)
     raw_patches.main(changed(small, runtime={"workers": 1}))
-    assert path_md5(world) == before
+    assert dvc_md5(world) == before
     raw_patches.main(with_sample(small, seed=1))
-    assert path_md5(world) != before
+    assert dvc_md5(world) != before
 
 
 def test_places_nest_and_a_border_runs_through_a_zone(world: Path, small: Params) -> None:

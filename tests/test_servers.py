@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from aerialdreams.files import path_md5
+from aerialdreams.util.files import dvc_md5
 from tests.projects import colleague, dvc, run, set_params, use
 from tests.servers import KEYS, free_port, postgres, s3_server, ssh_server, wait_for
 from tests.test_sharing import path_of
@@ -41,7 +41,7 @@ def test_over_ssh(whole: Path, tmp_path: Path) -> None:
         set_locally(other, *access)
         pull_through_a_kill(other, tmp_path)
         for output in OUTPUTS:
-            assert path_md5(other / output) == path_md5(whole / output)
+            assert dvc_md5(other / output) == dvc_md5(whole / output)
         for name, _ in access:
             dvc(whole, "remote", "modify", "--local", "--unset", "storage", name)
 
@@ -87,7 +87,7 @@ def test_over_s3(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         set_locally(other, *access)
         pull_through_a_kill(other, tmp_path)
         for output in OUTPUTS:
-            assert path_md5(other / output) == path_md5(whole / output)
+            assert dvc_md5(other / output) == dvc_md5(whole / output)
         # An object that was damaged there is named, and not taken.
         place = path_of(whole, "models/controlnet", "config.json")
         client.put_object(Bucket="aerialdreams", Key=f"storage/{place}", Body=b"{}")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aerialdreams import settings
 from aerialdreams.errors import UserError
 from aerialdreams.params import load_params
+from aerialdreams.pipeline import settings
 from tests.conftest import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "settings").glob("*.yaml"))

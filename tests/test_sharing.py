@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dvc.api import DVCFileSystem
 
-from aerialdreams.files import path_md5
+from aerialdreams.util.files import dvc_md5
 from tests.projects import (
     GIT,
     clone,
@@ -70,7 +70,7 @@ def test_an_identical_training_is_pulled_and_not_repeated(
     assert pulled.returncode == 0, pulled.stderr
     assert "Stage 'train-controlnet' is cached - skipping run" in pulled.stdout
     assert lock_of(second, "train-controlnet") == lock_of(first, "train-controlnet")
-    assert path_md5(second / "models/controlnet") == path_md5(first / "models/controlnet")
+    assert dvc_md5(second / "models/controlnet") == dvc_md5(first / "models/controlnet")
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +87,14 @@ def published(whole: Path, storage: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_dataset_by_name_version_and_api(whole: Path, published: Path, tmp_path: Path) -> None:
-    url, md5 = str(published), path_md5(whole / "data/dataset")
+    url, md5 = str(published), dvc_md5(whole / "data/dataset")
     for words in (
         ["get", url, "data/dataset", "-o", "by-path"],
         ["artifacts", "get", url, "dataset", "--rev", "v1.0.0", "-o", "by-version"],
     ):
         ended = dvc(tmp_path, *words)
         assert ended.returncode == 0, ended.stderr
-        assert path_md5(tmp_path / words[-1]) == md5
+        assert dvc_md5(tmp_path / words[-1]) == md5
     files = DVCFileSystem(url, rev="dataset@v1.0.0")
     card = files.read_text("data/dataset/README.md")
     assert card == (whole / "data/dataset/README.md").read_text()
@@ -105,22 +105,22 @@ def test_the_dataset_by_name_version_and_api(whole: Path, published: Path, tmp_p
     assert imported.returncode == 0, imported.stderr
     pinned = yaml.safe_load((tmp_path / "dataset.dvc").read_text())
     assert pinned["deps"][0]["repo"]["rev"] == "dataset@v1.0.0"
-    assert path_md5(tmp_path / "dataset") == md5
+    assert dvc_md5(tmp_path / "dataset") == md5
 
 
 def test_an_older_dataset_has_its_bytes(whole: Path, storage: Path, tmp_path: Path) -> None:
     project = clone_with_cache(whole, tmp_path / "project")
-    old = path_md5(project / "data/dataset")
+    old = dvc_md5(project / "data/dataset")
     set_params(project, {"captions": {"templates": [["{classes}, {place}."]]}})
     renewed = dvc(project, "repro", "dataset")
     assert renewed.returncode == 0, renewed.stderr
     commit(project, "another wording")
-    new = path_md5(project / "data/dataset")
+    new = dvc_md5(project / "data/dataset")
     assert new != old
     for revision, md5 in (("HEAD~1", old), ("-", new)):
         subprocess.run(["git", "checkout", "-q", revision], cwd=project, check=True)
         assert dvc(project, "checkout", "data/dataset").returncode == 0
-        assert path_md5(project / "data/dataset") == md5
+        assert dvc_md5(project / "data/dataset") == md5
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_web_server_is_a_remote_to_read(whole: Path, web: Site, tmp_path: Path
     web.faults, web.requests = [], []
     pulled = dvc(other, "pull", "dataset")
     assert pulled.returncode == 0, pulled.stderr
-    assert path_md5(other / "data/dataset") == path_md5(whole / "data/dataset")
+    assert dvc_md5(other / "data/dataset") == dvc_md5(whole / "data/dataset")
     asked = {path.rpartition("/")[2] for method, path, _ in web.requests if method == "GET"}
     assert not {name[2:] for name in had} & asked
 
@@ -173,7 +173,7 @@ def test_a_damaged_object_is_named_and_not_taken(whole: Path, web: Site, tmp_pat
 
 def path_of(project: Path, output: str, name: str) -> str:
     """Where a remote has a file of an output that is a folder."""
-    md5 = path_md5(project / output)
+    md5 = dvc_md5(project / output)
     tree = project / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     (found,) = (row["md5"] for row in json.loads(tree.read_text()) if row["relpath"] == name)
     return f"files/md5/{found[:2]}/{found[2:]}"

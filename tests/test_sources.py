@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from aerialdreams import download
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.params import Params
+from aerialdreams.util import download
 from stages import patch_index, raw_patches
 from tests.conftest import changed
 from tests.server import Site, serve

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aerialdreams.files import path_md5, whole_file, whole_folder
+from aerialdreams.util.files import atomic_file, atomic_folder, dvc_md5
 from tests.conftest import ROOT
 
 
@@ -67,18 +67,18 @@ def test_sigterm_exits_3_and_leaves_nothing(workdir: Path) -> None:
 def test_files_and_folders_are_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("good")
-    with pytest.raises(ValueError), whole_file(target) as partial:
+    with pytest.raises(ValueError), atomic_file(target) as partial:
         partial.write_text("half")
         raise ValueError
     assert target.read_text() == "good"
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(ValueError), whole_folder(folder) as filling:
+    with pytest.raises(ValueError), atomic_folder(folder) as filling:
         (filling / "new").touch()
         raise ValueError
     assert [path.name for path in folder.iterdir()] == ["old"]
-    with whole_folder(folder) as filling:
+    with atomic_folder(folder) as filling:
         (filling / "new").touch()
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
@@ -94,4 +94,4 @@ def test_hashes_are_dvcs(tmp_path: Path) -> None:
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
     subprocess.run([*dvc, "add", "-q", "folder"], cwd=tmp_path, check=True)
-    assert f"md5: {path_md5(folder)}\n" in (tmp_path / "folder.dvc").read_text()
+    assert f"md5: {dvc_md5(folder)}\n" in (tmp_path / "folder.dvc").read_text()

@@ -6,10 +6,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from aerialdreams import tracking
-from aerialdreams.files import path_md5
 from aerialdreams.params import Params, flatten
-from aerialdreams.tracking import (
+from aerialdreams.pipeline import tracking
+from aerialdreams.pipeline.tracking import (
     CONTROLNET_TAG,
     EXPERIMENT,
     MODEL,
@@ -18,6 +17,7 @@ from aerialdreams.tracking import (
     register_model,
     training_run,
 )
+from aerialdreams.util.files import dvc_md5
 
 
 @pytest.fixture
@@ -60,10 +60,10 @@ def test_a_run_from_training_to_evaluation(
     points = [(p.step, p.value) for p in store.get_metric_history(run.id, "loss")]
     assert points == [(1, 2.0), (2, 1.5), (3, 1.0)]
     assert found.data.metrics["validation.generated.miou"] == 0.4
-    assert found.data.tags["md5.data"] == path_md5(Path("data"))
+    assert found.data.tags["md5.data"] == dvc_md5(Path("data"))
     assert found.data.params == {key: str(value) for key, value in flatten(params).items()}
     (used,) = found.inputs.dataset_inputs
-    assert (used.dataset.name, used.dataset.digest) == ("data", path_md5(Path("data")))
+    assert (used.dataset.name, used.dataset.digest) == ("data", dvc_md5(Path("data")))
     assert (workdir / "mlartifacts").is_dir()
     assert [item.path for item in store.list_artifacts(run.id, "evaluation")] == [
         "evaluation/sheet.png"

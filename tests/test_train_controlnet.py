@@ -24,16 +24,17 @@ from datasets import Dataset
 from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from aerialdreams.classes import palette
-from aerialdreams.dataset import DATASET
-from aerialdreams.diffusion import BASE, CONTROLNET, load_base
+from aerialdreams.data.land_cover import palette
 from aerialdreams.errors import UserError
-from aerialdreams.files import path_md5
-from aerialdreams.latents import Latents, Pictures, Steps
+from aerialdreams.models.stable_diffusion import load_stable_diffusion
+from aerialdreams.models.tiny import new_text_encoder, new_tokenizer, new_unet, new_vae
 from aerialdreams.params import Params, load_params
-from aerialdreams.student import new_student, weights_of
-from aerialdreams.tiny_base import new_text_encoder, new_tokenizer, new_unet, new_vae
-from aerialdreams.training import set_up_torch
+from aerialdreams.paths import BASE, CONTROLNET, DATASET
+from aerialdreams.training.controlnet import new_controlled_unet
+from aerialdreams.training.latents import ImageSource, LatentSource, StepBatches
+from aerialdreams.training.losses import snr_weights
+from aerialdreams.util.files import dvc_md5
+from aerialdreams.util.torch_setup import configure_torch
 from stages import encode_latents, train_controlnet
 from stages.dataset import FEATURES
 from tests.conftest import ROOT
@@ -77,7 +78,7 @@ def prepare(folder: Path) -> Path:
         for split, count in (("train", 12), ("validation", 4), ("test", 2)):
             write_patches(split, count, draw, params)
         write_base(params)
-        set_up_torch(1)
+        configure_torch(1)
         encode_latents.main(params)
         # Made once: MLflow takes seconds to build its tables.
         mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
@@ -176,7 +177,7 @@ def finish(folder: Path) -> str:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert not list((folder / "scratch").glob("*.pt"))
-    return path_md5(folder / CONTROLNET)
+    return dvc_md5(folder / CONTROLNET)
 
 
 def curve(folder: Path, name: str = "loss") -> list[float]:
@@ -236,9 +237,9 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
     assert len(curve(whole)) == 24
     assert curve(killed, "held_out_loss") == curve(whole, "held_out_loss")
     # The UNet's decoder was trained with it, its encoder was not.
-    base = load_base(whole / BASE).unet.state_dict()
+    base = load_stable_diffusion(whole / BASE).unet.state_dict()
     trained = torch.nn.Module.state_dict(
-        type(load_base(whole / BASE).unet).from_pretrained(whole / CONTROLNET / "unet")
+        type(load_stable_diffusion(whole / BASE).unet).from_pretrained(whole / CONTROLNET / "unet")
     )
     changed = {name.split(".")[0] for name in base if not torch.equal(base[name], trained[name])}
     assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
@@ -287,14 +288,16 @@ def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
 def test_samples_are_functions_of_the_step(place: Path) -> None:
     params = settle(place, augment=True)
     settings = params.train_controlnet
-    whole = Steps(Latents(), settings, (4, 16, 16), 1000)
-    halves = [Steps(Latents(), settings, (4, 16, 16), 1000, rank, 2) for rank in (0, 1)]
+    whole = StepBatches(LatentSource(), settings, (4, 16, 16), 1000)
+    halves = [StepBatches(LatentSource(), settings, (4, 16, 16), 1000, rank, 2) for rank in (0, 1)]
     for step in (0, 7, 100):
         batch, parts = whole[step], [half[step] for half in halves]
         for name, tensor in batch.items():
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     # A turned mask is its turned image's: both come from the same patch, by another way.
-    pictures = Steps(Pictures("train", 32, load_base().tokenizer), settings, (4, 16, 16), 1000)
+    pictures = StepBatches(
+        ImageSource("train", 32, load_stable_diffusion().tokenizer), settings, (4, 16, 16), 1000
+    )
     assert torch.equal(pictures[3]["mask"], whole[3]["mask"])
 
 
@@ -309,7 +312,7 @@ def test_the_result_is_used_as_its_card_says(place: Path) -> None:
             "diffusion_pytorch_model.safetensors"
         ]
         card = (CONTROLNET / "README.md").read_text()
-        for words in ("Licence Ouverte 2.0", "ODbL 1.0", path_md5(DATASET), "learning_rate"):
+        for words in ("Licence Ouverte 2.0", "ODbL 1.0", dvc_md5(DATASET), "learning_rate"):
             assert words in card
         mask = Image.fromarray(np.full((64, 64), 5, np.uint8))
         mask.putpalette(palette(params.classes))
@@ -321,17 +324,17 @@ def test_the_result_is_used_as_its_card_says(place: Path) -> None:
 
 
 def test_min_snr_weighs_by_noise(place: Path) -> None:
-    base = load_base()
+    base = load_stable_diffusion()
     times = torch.tensor([0, 500, 999])
     alphas = base.scheduler.alphas_cumprod[times]
     snr = alphas / (1 - alphas)
     expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)  # it predicts velocity
-    assert weights_of(base, times, 5.0).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    assert snr_weights(base, times, 5.0).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
     base.scheduler.register_to_config(prediction_type="epsilon")
-    assert weights_of(base, times, 5.0).tolist() == pytest.approx(
+    assert snr_weights(base, times, 5.0).tolist() == pytest.approx(
         (torch.minimum(snr, torch.tensor(5.0)) / snr).tolist(), rel=1e-4
     )
-    assert weights_of(base, times, 0).tolist() == [1, 1, 1]
+    assert snr_weights(base, times, 0).tolist() == [1, 1, 1]
 
 
 def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
@@ -341,10 +344,12 @@ def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
     folder = {"folder": "models/first", "md5": ""}
     with pytest.raises(UserError, match=r"warm_start\.md5: is ''; models/first has \w+\.dir; put"):
         train_controlnet.main(settle(place, warm_start=folder))
-    folder["md5"] = path_md5(Path("models/first"))
+    folder["md5"] = dvc_md5(Path("models/first"))
     with pytest.raises(UserError, match=r"models/first: is a ControlNet of another make "):
         train_controlnet.main(settle(place, warm_start=folder, condition="colours"))
-    student = new_student(load_base(), settle(place, warm_start=folder).train_controlnet)
+    student = new_controlled_unet(
+        load_stable_diffusion(), settle(place, warm_start=folder).train_controlnet
+    )
     first = ControlNetModel.from_pretrained("models/first").state_dict()
     warm = student.controlnet.state_dict()
     assert all(torch.equal(first[name], warm[name]) for name in first)
@@ -390,8 +395,8 @@ def test_what_mlflow_shows(place: Path) -> None:
     assert curves | {"held_out_loss", "loss_t750_999"} <= set(run.data.metrics)
     assert run.data.metrics["samples_per_second"] > 0 and run.data.metrics["gradient_norm"] > 0
     digests = {used.dataset.name: used.dataset.digest for used in run.inputs.dataset_inputs}
-    assert digests["dataset"] == path_md5(DATASET)
-    assert version.tags["md5.models/controlnet"] == path_md5(CONTROLNET)
+    assert digests["dataset"] == dvc_md5(DATASET)
+    assert version.tags["md5.models/controlnet"] == dvc_md5(CONTROLNET)
     files = {Path(item.path).name for item in client.list_artifacts(version.run_id, "controlnet")}
     assert {"config.json", "README.md", "diffusion_pytorch_model.safetensors"} <= files
     assert json.loads((CONTROLNET / "config.json").read_text())["conditioning_channels"] == 19

@@ -8,27 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from aerialdreams.curves import Bands, LossCurve
+from aerialdreams.data.augmentation import ORIENTATIONS, orient
 from aerialdreams.errors import WorkError
-from aerialdreams.training import (
-    WAYS,
-    Checkpoint,
-    draw_batch,
-    drop_captions,
-    scheduled_rate,
-    set_up_torch,
-    take_step,
-    training_steps,
-    turned,
-)
+from aerialdreams.training.batches import batch_indices, drop_captions
+from aerialdreams.training.checkpoint import Checkpoint, training_steps
+from aerialdreams.training.loss_curves import LossCurve, TimestepBins
+from aerialdreams.training.schedule import learning_rate_at, optimizer_step
+from aerialdreams.util.torch_setup import configure_torch
 
 
 def test_an_epoch_draws_every_sample_once() -> None:
-    drawn = [sample for step in range(6) for sample in draw_batch(7, step, 5, 10)]
+    drawn = [sample for step in range(6) for sample in batch_indices(7, step, 5, 10)]
     assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
     assert drawn[:10] != drawn[10:20]
-    assert draw_batch(7, 3, 5, 10) == drawn[15:20]  # a step needs nothing but its number
-    assert draw_batch(8, 0, 10, 10) != drawn[:10]
+    assert batch_indices(7, 3, 5, 10) == drawn[15:20]  # a step needs nothing but its number
+    assert batch_indices(8, 0, 10, 10) != drawn[:10]
 
 
 def test_captions_are_dropped_at_their_share() -> None:
@@ -38,17 +32,17 @@ def test_captions_are_dropped_at_their_share() -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    rates = [scheduled_rate(step, 100, 1.0, 10) for step in range(100)]
+    rates = [learning_rate_at(step, 100, 1.0, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == rates[9] == 1.0
     assert rates[99] < 0.02
-    assert scheduled_rate(99, 100, 1.0, 10, "constant") == 1.0
+    assert learning_rate_at(99, 100, 1.0, 10, "constant") == 1.0
 
 
 def test_a_square_has_eight_positions() -> None:
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    seen = [turned(picture, way) for way in range(WAYS)]
-    assert len({view.tobytes() for view in seen}) == WAYS
+    seen = [orient(picture, way) for way in range(ORIENTATIONS)]
+    assert len({view.tobytes() for view in seen}) == ORIENTATIONS
     assert np.array_equal(seen[0], picture)
     assert np.array_equal(seen[1], picture.transpose(1, 0, 2)[::-1])  # a quarter to the left
     assert np.array_equal(seen[4], picture[:, ::-1])  # mirrored, left to right
@@ -64,7 +58,7 @@ def train(
 
     With `signalled` a signal comes in the middle of that step.
     """
-    set_up_torch(1)
+    configure_torch(1)
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -75,9 +69,9 @@ def train(
             raise KeyboardInterrupt
         if signalled and step == signalled[0]:
             os.kill(os.getpid(), signalled[1])
-        x = torch.tensor(draw_batch(1, step, 4, 32)).float()
+        x = torch.tensor(batch_indices(1, step, 4, 32)).float()
         loss = (model(x) - x.roll(1)).square().mean()
-        take_step(optimizer, loss)
+        optimizer_step(optimizer, loss)
         losses.add(loss)
     return model.state_dict() | {"losses": torch.stack(losses.values)}
 
@@ -120,7 +114,7 @@ def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
 
 
 def test_errors_by_band_of_timesteps() -> None:
-    bands = Bands(1000, torch.device("cpu"))
+    bands = TimestepBins(1000, torch.device("cpu"))
     bands.add(torch.tensor([0, 249, 250, 999]), torch.tensor([1.0, 3.0, 5.0, 7.0]))
     bands.add(torch.tensor([100]), torch.tensor([5.0]))
     means = {"loss_t000_249": 3.0, "loss_t250_499": 5.0, "loss_t750_999": 7.0}
@@ -136,7 +130,7 @@ def test_means_cover_every_step() -> None:
 
 
 def test_roots_are_exact_and_powers_are_torchs() -> None:
-    set_up_torch(1)
+    configure_torch(1)
     values = torch.rand(1001, generator=torch.Generator().manual_seed(0))
     for some in (values, values.double(), values[3], values[:6].reshape(2, 3).t()):
         exact = np.sqrt(some.numpy())

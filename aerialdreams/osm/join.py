@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from aerialdreams.data.flair import PIXEL, SIDE
 from aerialdreams.osm.knowledge import LEVELS, OUTLINED, Boundary, Knowledge
 from aerialdreams.params import OsmMetadata
-from aerialdreams.patches import PIXEL, SIDE
 
 # France's regions since 2016 and their departements, INSEE's Code officiel geographique. Where a
 # border crosses a zone, a patch's commune tells its departement, and that its region.

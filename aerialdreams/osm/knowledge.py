@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform, transform_bounds
 
-from aerialdreams.patches import PIXEL, SIDE
+from aerialdreams.data.flair import PIXEL, SIDE
 
 LAMBERT, DEGREES = CRS.from_epsg(2154), CRS.from_epsg(4326)
 

@@ -10,10 +10,10 @@ import sys
 import pandas as pd
 import shapely
 
+from aerialdreams.data.index import read_index
 from aerialdreams.errors import USER_ERROR, UserError
 from aerialdreams.osm.knowledge import zones_of
 from aerialdreams.params import OsmMetadata, load_params
-from aerialdreams.patches import read_index
 
 
 def outlines(index: pd.DataFrame, stage: OsmMetadata) -> str:

@@ -21,9 +21,9 @@ import overpy
 import requests
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.files import whole_file
 from aerialdreams.osm.knowledge import Element, Knowledge, Zone, understand
 from aerialdreams.params import OsmMetadata
+from aerialdreams.util.files import atomic_file
 
 ATTEMPTS = 6  # at one query
 PARTIAL_ATTEMPTS = 2  # of them, that end in half an answer, before the zone is split
@@ -140,7 +140,7 @@ class Overpass:
         return self.folder / f"{zone.domain}-{zone.name}-{key[:16]}.json.gz"
 
     def _keep(self, path: Path, body: bytes) -> None:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_bytes(gzip.compress(body, mtime=0))
 
     def _ask(self, zone: Zone) -> bytes:

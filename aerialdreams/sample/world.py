@@ -9,13 +9,13 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from aerialdreams.files import write_json
-from aerialdreams.parallel import map_patches
+from aerialdreams.data.flair import METADATA, PIXEL, SIDE
 from aerialdreams.params import Runtime, Sample
-from aerialdreams.patches import METADATA, PIXEL, SIDE
+from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.sample.ground import ZoneGround, write_ground
 from aerialdreams.sample.land import PATCH, draw_land
 from aerialdreams.sample.photograph import photograph
+from aerialdreams.util.files import write_json
 
 # What most masks of FLAIR #1 carry: Lambert-93 in name only, without a code.
 MASK_CRS = (
@@ -41,7 +41,7 @@ class ZoneTask:
 def draw_world(root: Path, sample: Sample, runtime: Runtime) -> str:
     """Draw the invented world into a folder, in FLAIR's layout; gives the stage's summary line."""
     tasks = lay_out(root, sample.zones, sample.zone_side, sample.seed)
-    drawn = list(map_patches(draw_zone, tasks, len(tasks), "zones drawn", runtime, "zones"))
+    drawn = list(parallel_map(draw_zone, tasks, len(tasks), "zones drawn", runtime, "zones"))
     metadata = {key: entry for _, entries in drawn for key, entry in entries.items()}
     write_json(root / METADATA, metadata)
     write_ground(root / "sample.osm.pbf", [ground for ground, _ in drawn], sample.seed)

@@ -1,0 +1,5 @@
+"""`python -m aerialdreams.cli`."""
+
+from aerialdreams.cli import main
+
+main()

@@ -1,0 +1,53 @@
+"""FLAIR's land-cover classes: ids are the truth, colours are a view."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from aerialdreams.data.flair import CLASS_COUNT
+
+
+class LandCoverClass(BaseModel):
+    """One row of the class table: its id is its position, counted from 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    colour: str = Field(pattern=r"^#[0-9a-f]{6}$")
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """The colour as red, green, blue in 0..255."""
+        return (int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16))
+
+
+def palette(classes: list[LandCoverClass]) -> bytes:
+    """Palette of a paletted PNG: 256 RGB triples, entry = class id, unused entries black."""
+    table = np.zeros((256, 3), np.uint8)
+    for class_id, land_cover in enumerate(classes, start=1):
+        table[class_id] = land_cover.rgb
+    return table.tobytes()
+
+
+def mask_to_rgb(mask: NDArray[np.uint8], classes: list[LandCoverClass]) -> NDArray[np.uint8]:
+    """Colour picture of a mask.
+
+    Args:
+        mask: class ids, shape (height, width).
+        classes: the class table.
+
+    Returns:
+        RGB in 0..255, shape (height, width, 3).
+    """
+    return np.frombuffer(palette(classes), np.uint8).reshape(256, 3)[mask]
+
+
+def class_pixel_counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pixels of each class in a mask (or several): shape (19,), entry id - 1."""
+    return np.bincount(mask.ravel(), minlength=CLASS_COUNT + 1)[1 : CLASS_COUNT + 1]
+
+
+def invalid_ids(mask: NDArray[np.uint8]) -> list[int]:
+    """The values in a mask that are no class id (0, and anything above 19), in order."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return [int(i) for i in np.flatnonzero(counts) if not 1 <= i <= CLASS_COUNT]

@@ -1,0 +1,97 @@
+"""The judge: a U-Net that reads land cover from an image, our own small one or IGN's."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from aerialdreams.data.flair import CLASS_COUNT
+from aerialdreams.errors import UserError
+from aerialdreams.models.ign_segmenter import IgnSegmenter
+from aerialdreams.paths import SEGMENTER
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.SiLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.SiLU(),
+    )
+
+
+class Segmenter(nn.Module):
+    """U-Net (Ronneberger et al. 2015) with batch normalisation, which leaves colours comparable
+    from image to image.
+
+    Args:
+        channels: width of each level; each level has half the last one's resolution.
+    """
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        pairs = list(zip([3, *channels], channels, strict=False))
+        self.down = nn.ModuleList(_block(inputs, outputs) for inputs, outputs in pairs)
+        self.up = nn.ModuleList(
+            _block(below + here, here)
+            for below, here in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(channels[0], CLASS_COUNT, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classes.
+
+        Args:
+            images: RGB in -1..1, shape (batch, 3, height, width), sides divisible by
+                2 ** (levels - 1).
+
+        Returns:
+            Shape (batch, 19, height, width); channel = class id - 1.
+        """
+        *skips, x = self._levels(images)
+        for block, skip in zip(self.up, reversed(skips), strict=True):
+            x = nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = block(torch.cat([x, skip], 1))
+        logits: Tensor = self.head(x)
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the judge sees of images: means of its deepest level, (batch, channels[-1])."""
+        return self._levels(images)[-1].mean((2, 3))
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        levels, x = [], images
+        for number, block in enumerate(self.down):
+            x = block(nn.functional.avg_pool2d(x, 2) if number else x)
+            levels.append(x)
+        return levels
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors into a folder that is there."""
+        config = json.dumps({"channels": self.channels, "classes": CLASS_COUNT}, indent=2)
+        (folder / "config.json").write_text(config + "\n")
+        save_file(self.state_dict(), folder / "model.safetensors")
+
+
+def load_segmenter(folder: Path = SEGMENTER) -> Segmenter | IgnSegmenter:
+    """Read a segmenter that was saved.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if config.get("kind") == "ign":
+            return IgnSegmenter.load(folder)
+        model = Segmenter(config["channels"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no segmenter ({message}); `dvc checkout` it") from None
+    return model.eval()

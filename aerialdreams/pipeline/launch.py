@@ -1,0 +1,47 @@
+"""Run a stage as several processes on this machine, by torch's own launcher."""
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from aerialdreams.errors import FAILED, INTERRUPTED
+
+STOP_PATIENCE = 120  # seconds that processes have to end their step and save
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several, started by us, torchrun or accelerate."""
+    return "RANK" in os.environ
+
+
+def launch_processes(module: str, count: int) -> NoReturn:
+    """Run `python -m module` as so many processes on this machine, by torch's own launcher.
+
+    Never returns: exits with the code of the first that failed, 3 where a signal ended them.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What our processes say is enough; and of a stage's end, its exit code.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        shutdown_timeout=STOP_PATIENCE,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        sys.exit(code if code > 0 else FAILED)
+    except (SignalException, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
