@@ -1,7 +1,7 @@
 """train-controlnet killed again and again, and over many steps: same bytes, flat memory?
 
 Usage   python -m benchmarks.training_endurance [--kills N] [--steps N] [--seed N]
-On the patches of noise of tests/test_train_controlnet.py. One training is killed by SIGKILL at N
+On the patches of noise of tests/training/test_train_controlnet.py. One training is killed by SIGKILL at N
 random moments and must end with the bytes of an undisturbed one. Another takes many steps, in one
 process: own memory after a tenth of them and at the end, and how long the slowest step that
 logged nothing took beside the median. Prints both and a last line of JSON.
@@ -22,7 +22,14 @@ import torch
 
 from aerialdreams.util.files import dvc_md5
 from stages import train_controlnet
-from tests.test_train_controlnet import EVERYTHING, finish, new_place, prepare, settle, start
+from tests.training.test_train_controlnet import (
+    EVERYTHING,
+    finish,
+    new_place,
+    prepare,
+    settle,
+    start,
+)
 
 LOG_EVERY = 50
 

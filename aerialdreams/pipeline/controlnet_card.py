@@ -8,7 +8,7 @@ from aerialdreams.params import Params, flatten
 from aerialdreams.paths import BASE, DATASET
 from aerialdreams.util.files import dvc_md5
 
-# What a reader types to use the model; `tests/test_train_controlnet.py` runs it as it stands.
+# What a reader types to use the model; `tests/training/test_train_controlnet.py` runs it as it stands.
 USE = """
 import numpy as np
 import torch

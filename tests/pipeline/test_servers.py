@@ -11,9 +11,9 @@ import mlflow
 import pytest
 
 from aerialdreams.util.files import dvc_md5
+from tests.pipeline.test_sharing import path_of
 from tests.projects import colleague, dvc, run, set_params, use
 from tests.servers import KEYS, free_port, postgres, s3_server, ssh_server, wait_for
-from tests.test_sharing import path_of
 
 pytestmark = pytest.mark.servers
 TARGETS = ["dataset", "train-controlnet"]

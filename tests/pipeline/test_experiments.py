@@ -11,10 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.docs.test_readme import block, paste
+from tests.evaluation.test_results import CHROMIUM, browser
 from tests.projects import clone_with_cache, dvc, environment, run
 from tests.servers import free_port, wait_for
-from tests.test_readme import block, paste
-from tests.test_results import CHROMIUM, browser
 
 
 @pytest.fixture(scope="module")

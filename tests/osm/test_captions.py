@@ -15,7 +15,7 @@ from aerialdreams.paths import CAPTIONS
 from aerialdreams.util.tables import read_table
 from stages import captions, class_percentages, osm_metadata
 from tests.conftest import changed
-from tests.test_osm_metadata import of_extract, recorded_patches, write_index
+from tests.osm.test_osm_metadata import of_extract, recorded_patches, write_index
 
 PLACE = {
     "road": "Rue Molière",

@@ -16,8 +16,8 @@ from aerialdreams.params import Params
 from aerialdreams.util.files import dvc_md5
 from stages import osm_metadata
 from tests.conftest import changed
+from tests.osm.test_osm_metadata import of_extract, of_server, recorded_patches, write_index
 from tests.overpass_server import Answers, zones
-from tests.test_osm_metadata import of_extract, of_server, recorded_patches, write_index
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ mask = np.array(Image.open("mask.png"))[:96, :96]
 """
 # Tests of their own type these: they need more than a project.
 ELSEWHERE = {
-    "an extract of France": "tests/test_osm_metadata.py",
-    "a PostgreSQL server": "tests/test_servers.py",
+    "an extract of France": "tests/osm/test_osm_metadata.py",
+    "a PostgreSQL server": "tests/pipeline/test_servers.py",
 }
 
 

@@ -30,7 +30,7 @@ from aerialdreams.paths import CONTROLNET
 from aerialdreams.training.controlnet import new_controlled_unet
 from aerialdreams.util.files import dvc_md5
 from stages import generate_validation
-from tests.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
+from tests.training.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
     environment,
     new_place,
     prepared,
