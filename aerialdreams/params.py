@@ -15,11 +15,12 @@ Zone = Annotated[str, Field(pattern=r"^Z\d+_[UANFH]{2}$")]
 Url = Annotated[str, Field(pattern=r"^https?://.+")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
-Batch = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "bf16"]
+SamplerName = Literal["ddim", "dpm++", "unipc"]
 # Widths of a network's levels. 8 is the size of the smallest normalisation group that we use.
 Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
 
@@ -131,10 +132,10 @@ class Vae(_Group):
     latent_channels: int = Field(ge=1)
     crop: int = Field(ge=16, multiple_of=16)
     kl_weight: float = Field(ge=0)
-    code_deviation: float = Field(gt=0)
+    latent_std: float = Field(gt=0)
     steps: Steps
-    batch: Batch
-    whole_steps: int = Field(ge=0)
+    batch_size: BatchSize
+    full_image_steps: int = Field(ge=0)
     learning_rate: LearningRate
 
 
@@ -149,7 +150,7 @@ class Unet(_Group):
     prediction: Literal["epsilon", "v_prediction"]
     caption_dropout: Share
     steps: Steps
-    batch: Batch
+    batch_size: BatchSize
     learning_rate: LearningRate
 
 
@@ -170,10 +171,10 @@ class BaseModelParams(_Group):
 
 
 class EncodeLatents(_Group):
-    batch: Batch
-    turns: bool
+    batch_size: BatchSize
+    all_orientations: bool
     precision: Precision
-    held_out: int = Field(ge=1)
+    validation_patches: int = Field(ge=1)
 
 
 class PublishedWeights(_Group):
@@ -187,8 +188,15 @@ class TrainSegmenter(_Group):
     seed: Seed
     channels: Channels
     steps: Steps
-    batch: Batch
+    batch_size: BatchSize
     learning_rate: LearningRate
+
+
+class SamplingParams(_Group):
+    sampler: SamplerName
+    steps: Steps
+    guidance: float = Field(ge=1)
+    conditioning_scale: float = Field(ge=0)
 
 
 class WarmStart(_Group):
@@ -200,37 +208,36 @@ class TrainControlnet(_Group):
     seed: Seed
     processes: int = Field(ge=1)
     precision: Precision
-    condition: Literal["one_hot", "colours"]
+    conditioning: Literal["one_hot", "colours"]
     embedding_channels: Channels
     warm_start: WarmStart
-    unlock_decoder: int = Field(ge=0)
+    unlock_decoder_steps: int = Field(ge=0)
     latent_cache: bool
     augment: bool
     caption_dropout: Share
     steps: Steps
-    batch: Batch
-    accumulation: int = Field(ge=1)
+    batch_size: BatchSize
+    gradient_accumulation: int = Field(ge=1)
     learning_rate: LearningRate
     schedule: Literal["cosine", "constant"]
-    warmup: int = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
-    clip: float = Field(gt=0)
+    max_grad_norm: float = Field(gt=0)
     min_snr_gamma: float = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1)
     gradient_checkpointing: bool
     compile: bool
-    attention: Literal["sdpa", "plain"]
-    log_every: int = Field(ge=1)
-    held_out_every: int = Field(ge=1)
-    images_every: int = Field(ge=1)
-    images: int = Field(ge=1)
+    attention: Literal["sdpa", "eager"]
+    validation_every: int = Field(ge=1)
+    sampling: SamplingParams
 
     @model_validator(mode="after")
-    def _whole_parts(self) -> "TrainControlnet":
-        parts = self.processes * self.accumulation
-        if self.batch % parts:
+    def _equal_micro_batches(self) -> "TrainControlnet":
+        parts = self.processes * self.gradient_accumulation
+        if self.batch_size % parts:
             raise ValueError(
-                f"batch: is {self.batch}; must be a multiple of processes x accumulation, {parts}"
+                f"batch_size: is {self.batch_size}; must be a multiple of processes x"
+                f" gradient_accumulation, {parts}"
             )
         return self
 
@@ -240,25 +247,25 @@ class GenerateValidation(_Group):
     samples: int = Field(ge=1)
     styles: list[Annotated[str, Field(min_length=1)]]
     negative_prompt: str
-    scheduler: Literal["ddim", "dpm++", "unipc"]
-    steps: Steps
-    guidance: float = Field(ge=1)
-    conditioning_scale: float = Field(ge=0)
-    batch: Batch
+    sampler: SamplerName | None
+    steps: Steps | None
+    guidance: Annotated[float, Field(ge=1)] | None
+    conditioning_scale: Annotated[float, Field(ge=0)] | None
+    batch_size: BatchSize
     geotiff: bool
     grid_rows: int = Field(ge=1)
 
-    @model_validator(mode="after")
-    def _guided(self) -> "GenerateValidation":
-        if self.negative_prompt and self.guidance == 1:
-            raise ValueError(
-                "negative_prompt: has no effect with guidance 1; raise it, or empty it"
-            )
-        return self
+
+class Tracking(_Group):
+    """What train-controlnet logs to MLflow: no output depends on it."""
+
+    log_every: int = Field(ge=1)
+    images_every: int = Field(ge=1)
+    images: int = Field(ge=1)
 
 
 class EvaluateFid(_Group):
-    batch: Batch
+    batch_size: BatchSize
     inception_weights: str
     inception_sha256: Sha256
 
@@ -272,6 +279,7 @@ class Params(_Group):
     """All of params.yaml."""
 
     runtime: Runtime
+    tracking: Tracking
     classes: list[LandCoverClass]
     image_size: int = Field(ge=32, le=1024, multiple_of=16)
     torch_threads: int = Field(ge=1)
@@ -313,12 +321,22 @@ class Params(_Group):
         return self
 
     @model_validator(mode="after")
-    def _turns_to_learn_from(self) -> "Params":
+    def _orientations_for_augmentation(self) -> "Params":
         stage = self.train_controlnet
-        if stage.augment and stage.latent_cache and not self.encode_latents.turns:
+        if stage.augment and stage.latent_cache and not self.encode_latents.all_orientations:
             raise ValueError(
-                "train_controlnet.augment: is true; encode_latents.turns must be true as well, or"
-                " train_controlnet.latent_cache false"
+                "train_controlnet.augment: is true; set encode_latents.all_orientations to true as"
+                " well, or train_controlnet.latent_cache to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_for_negative_prompt(self) -> "Params":
+        stage, default = self.generate_validation, self.train_controlnet.sampling.guidance
+        if stage.negative_prompt and (stage.guidance or default) == 1:
+            raise ValueError(
+                "generate_validation.negative_prompt: has no effect with guidance 1; raise"
+                ' generate_validation.guidance, or set it to ""'
             )
         return self
 

@@ -17,8 +17,10 @@ import stages  # noqa: F401  (sets the libraries' environment before they are im
 from aerialdreams.data.dataset import load_evenly_spaced
 from aerialdreams.generation.batch import generate_batch, requests_from_split
 from aerialdreams.models.controlnet import load_controlnet
+from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import load_params
+from aerialdreams.paths import CONTROLNET
 from aerialdreams.util.torch_setup import configure_torch
 
 
@@ -30,17 +32,23 @@ def main() -> None:
     params = load_params()
     device, stage = configure_torch(params.torch_threads), params.generate_validation
     base, controlnet = load_stable_diffusion().to(device), load_controlnet().to(device)
-    orders = requests_from_split(load_evenly_spaced("validation", words.images, params.image_size))
-    count = len(orders)
+    info = ModelInfo.load(CONTROLNET)
+    requests = requests_from_split(
+        load_evenly_spaced("validation", words.images, params.image_size)
+    )
+    count = len(requests)
 
     def paint(batch: int) -> np.ndarray:
-        parts = [orders[first : first + batch] for first in range(0, count, batch)]
+        parts = [requests[first : first + batch] for first in range(0, count, batch)]
         return np.concatenate(
-            [generate_batch(base, controlnet, p, stage, params.classes) for p in parts]
+            [
+                generate_batch(base, controlnet, info.conditioning, part, info.sampling, stage.seed)
+                for part in parts
+            ]
         )
 
     ways: dict[str, Callable[[], np.ndarray]] = {
-        "ours": lambda: paint(stage.batch),
+        "ours": lambda: paint(stage.batch_size),
         "peer": lambda: paint(1),
     }
     speed: dict[str, float] = {}
@@ -55,7 +63,12 @@ def main() -> None:
         print(f"{name:5} {value:6.2f} images/s")
     print(f"images are {apart}/255 apart at most")
     report = speed | {"ratio": speed["ours"] / speed["peer"], "units": "images/s"}
-    more = {"batch": stage.batch, "steps": stage.steps, "images": count, "apart": apart}
+    more = {
+        "batch": stage.batch_size,
+        "steps": info.sampling.steps,
+        "images": count,
+        "apart": apart,
+    }
     print(json.dumps(report | more | {"cores": os.cpu_count()}))
 
 

@@ -1,7 +1,7 @@
 """Which recipe learns more: variants of train-controlnet at equal budget, scored by the judge.
 
 Usage   python -m benchmarks.recipe [--steps N] [--seeds N] [--jobs N] [--peer FOLDER]
-Run where `dvc repro train-segmenter` has been, with encode_latents.turns true. Each variant is
+Run where `dvc repro train-segmenter` has been, with encode_latents.all_orientations true. Each variant is
 trained from each of the seeds, and paints the validation patches; the judge reads them. --jobs
 trainings run at a time, each on one core. --peer scores a ControlNet of diffusers' own script too
 (`benchmarks.train_speed --keep FOLDER` leaves one). What has been measured is kept in
@@ -24,16 +24,16 @@ from aerialdreams.params import Params, load_params
 KEPT = Path("scratch/recipe")
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "colours": {"condition": "colours"},
+    "colours": {"conditioning": "colours"},
     "min-SNR 5": {"min_snr_gamma": 5.0},
     "EMA 0.99": {"ema_decay": 0.99},
-    "turned": {"augment": True},
-    "rate / 2": {"learning_rate": 0.00075},
-    "rate x 2": {"learning_rate": 0.003},
+    "augmented": {"augment": True},
+    "half the learning rate": {"learning_rate": 0.00075},
+    "twice the learning rate": {"learning_rate": 0.003},
 }
 # What the variants are variants of.
 PLAIN: dict[str, Any] = {
-    "condition": "one_hot",
+    "conditioning": "one_hot",
     "min_snr_gamma": 0.0,
     "ema_decay": 0.0,
     "augment": False,
@@ -108,32 +108,38 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     from aerialdreams.evaluation.feature_spaces import Judge
     from aerialdreams.evaluation.metrics import agreement, confusion
     from aerialdreams.generation.batch import generate_batch, requests_from_split
+    from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import load_controlnet
     from aerialdreams.models.stable_diffusion import load_stable_diffusion
     from aerialdreams.util.torch_setup import configure_torch
     from stages.evaluate_FID import Seen, distances
-    from stages.train_controlnet import Training
+    from stages.train_controlnet import evaluation_weights, sampling_of, set_up, train
 
     params = with_values(load_params(), VARIANTS.get(name, {}), seed, steps)
     device = configure_torch(1)
     real = load_split("validation", params.image_size)
     if name in VARIANTS:
-        training = Training(params)
-        training.train(None)
+        training = set_up(params)
+        train(training, None)
         training.checkpoint.remove()
-        with training.averaged():
+        with evaluation_weights(training):
             images = generate_batch(
                 training.base,
-                training.student.controlnet,
+                training.model.controlnet,
+                training.conditioning,
                 requests_from_split(real),
-                params.generate_validation,
-                params.classes,
+                sampling_of(params),
+                params.generate_validation.seed,
             )
     else:
         assert peer is not None
-        base, controlnet = load_stable_diffusion().to(device), load_controlnet(peer)
         images = generate_batch(
-            base, controlnet, requests_from_split(real), params.generate_validation, params.classes
+            load_stable_diffusion().to(device),
+            load_controlnet(peer),
+            MaskConditioning("colours", tuple(params.classes)),
+            requests_from_split(real),
+            sampling_of(params),
+            params.generate_validation.seed,
         )
     with torch.no_grad():
         judge = Judge(device)

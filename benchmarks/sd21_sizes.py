@@ -37,13 +37,17 @@ def make_place(place: Path, batch: int, precision: str) -> None:
         pq.write_table(rows, place / DATASET / "data" / shard.name)
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["image_size"] = SIZE
-    params["encode_latents"] |= {"precision": precision, "batch": 8, "held_out": batch}
+    params["encode_latents"] |= {
+        "precision": precision,
+        "batch_size": 8,
+        "validation_patches": batch,
+    }
     params["train_controlnet"] |= {
         "embedding_channels": [16, 32, 96, 256],
         "precision": precision,
-        "batch": batch,
+        "batch_size": batch,
     }
-    params["generate_validation"]["steps"] = 2
+    params["train_controlnet"]["sampling"]["steps"] = 2
     (place / "params.yaml").write_text(yaml.safe_dump(params))
     save_base(place / BASE, CLIPTokenizer.from_pretrained(root / BASE / "tokenizer"))
     shutil.copy(root / BASE / "source.json", place / BASE)  # the card names it

@@ -61,7 +61,11 @@ def main() -> None:
         for _ in range(words.rounds):
             for who, results in found.items():
                 results.append(run(who, words, root))
-        print(report(found, load_params(root / "params.yaml").train_controlnet.batch, words.steps))
+        print(
+            report(
+                found, load_params(root / "params.yaml").train_controlnet.batch_size, words.steps
+            )
+        )
 
 
 def report(found: dict[str, list[dict[str, float]]], batch: int, steps: int) -> str:
@@ -145,12 +149,11 @@ def run_ours(params: Params, peer: Path, steps: int) -> None:
 
     values = params.model_dump()
     values["train_controlnet"] |= {
-        "condition": "colours",
+        "conditioning": "colours",
         "steps": steps,
-        "held_out_every": steps,
-        "images_every": steps,
-        "images": 1,
+        "validation_every": steps,
     }
+    values["tracking"] |= {"images_every": steps, "images": 1}
     train_controlnet.main(Params.model_validate(values))
 
 
@@ -163,13 +166,16 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
     from diffusers import StableDiffusionControlNetPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPTextModel  # noqa: F401
 
+    from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import new_controlnet
 
     if "torchvision" not in sys.modules:
         sys.modules["torchvision"] = transforms_by_pillow()
     stage = params.train_controlnet
     unet = UNet2DConditionModel.from_pretrained("models/base/unet")
-    new_controlnet(unet, stage.embedding_channels, "colours", stage.seed).save_pretrained("start")
+    conditioning = MaskConditioning("colours", tuple(params.classes))
+    start = new_controlnet(unet, conditioning, stage.embedding_channels, stage.seed)
+    start.save_pretrained("start")
     words = {
         "pretrained_model_name_or_path": "models/base",
         "controlnet_model_name_or_path": "start",
@@ -178,12 +184,12 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
         "caption_column": "caption",
         "proportion_empty_prompts": stage.caption_dropout,
         "resolution": params.image_size,
-        "train_batch_size": stage.batch,
+        "train_batch_size": stage.batch_size,
         "max_train_steps": steps,
         "checkpointing_steps": 10 * steps,
         "learning_rate": stage.learning_rate,
         "lr_scheduler": stage.schedule,
-        "lr_warmup_steps": stage.warmup,
+        "lr_warmup_steps": stage.warmup_steps,
         "mixed_precision": "no" if stage.precision == "fp32" else stage.precision,
         "output_dir": "peer",
         "cache_dir": "cache",

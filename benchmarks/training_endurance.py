@@ -1,10 +1,10 @@
 """train-controlnet killed again and again, and over many steps: same bytes, flat memory?
 
 Usage   python -m benchmarks.training_endurance [--kills N] [--steps N] [--seed N]
-On the patches of noise of tests/training/test_train_controlnet.py. One training is killed by SIGKILL at N
-random moments and must end with the bytes of an undisturbed one. Another takes many steps, in one
-process: own memory after a tenth of them and at the end, and how long the slowest step that
-logged nothing took beside the median. Prints both and a last line of JSON.
+On the random patches of tests/training/test_train_controlnet.py. One training is killed by
+SIGKILL at N random moments and must end with the bytes of an undisturbed one. Another takes many
+steps in one process: its memory after a tenth of them and at the end, and the time of the slowest
+step that logged nothing, relative to the median. Prints both and a last line of JSON.
 """
 
 import argparse
@@ -84,9 +84,8 @@ def endure(folder: Path, steps: int) -> dict[str, float]:
         folder,
         steps=steps,
         checkpoint_every=200,
-        log_every=LOG_EVERY,
-        held_out_every=500,
-        images_every=1000,
+        validation_every=500,
+        tracking={"log_every": LOG_EVERY, "images_every": 1000},
     )
     times: list[float] = []
     memory: list[float] = []

@@ -14,16 +14,35 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from diffusers import StableDiffusionPipeline
 
+from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.dataset import load_split
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.models.stable_diffusion import load_stable_diffusion
+from aerialdreams.models.stable_diffusion import load_stable_diffusion, tokenize
+from aerialdreams.models.tiny import (
+    new_scheduler,
+    new_text_encoder,
+    new_tokenizer,
+    new_unet,
+    new_vae,
+)
 from aerialdreams.params import BaseModelParams, Params
-from aerialdreams.paths import BASE
+from aerialdreams.paths import BASE, DATASET
+from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.training.checkpoint import Checkpoint, checkpoint_path
 from aerialdreams.training.loss_curves import LossCurve, write_curve
-from aerialdreams.training.tiny_base import make_tiny
+from aerialdreams.training.tiny_base import (
+    UNetSettings,
+    VaeSettings,
+    encode_images,
+    train_unet,
+    train_vae,
+)
 from aerialdreams.util.download import TIMEOUT, fetch, file_sha256, need_space
 from aerialdreams.util.files import atomic_folder, write_json
+from aerialdreams.util.torch_setup import configure_torch
 
 VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
@@ -43,7 +62,7 @@ def main(params: Params) -> str:
     about: dict[str, Any] = {"source": stage.source}
     with atomic_folder(BASE) as folder:
         if stage.source == "tiny":
-            said, vae_losses, unet_losses = make_tiny(params, folder)
+            said, vae_losses, unet_losses = train_tiny(params, folder)
         elif stage.source == "folder":
             said = copy_base(Path(stage.folder), folder)
         else:
@@ -56,9 +75,80 @@ def main(params: Params) -> str:
         write_json(folder / "source.json", about)
     write_curve(VAE_LOSSES, vae_losses.means())
     write_curve(UNET_LOSSES, unet_losses.means())
-    for state in scratch_dir().glob("base-model-*.pt"):
-        state.unlink()  # the model that it was for is in place
+    for state in scratch_dir().glob("base-model-*"):
+        state.unlink()  # the model that they were for is in place
     return said
+
+
+def train_tiny(params: Params, folder: Path) -> tuple[str, LossCurve, LossCurve]:
+    """Train a tiny Stable Diffusion from scratch and save it in diffusers' layout.
+
+    Args:
+        params: those of base_model.tiny and image_size decide the result.
+        folder: an empty folder to save it to.
+
+    Returns:
+        A summary in numbers, and the losses of VAE and UNet.
+    """
+    device, tiny = configure_torch(params.torch_threads), params.base_model.tiny
+    vae_settings = VaeSettings(**tiny.vae.model_dump())
+    unet_settings = UNetSettings(**tiny.unet.model_dump())
+    decisive = tiny.model_dump(mode="json") | {"image_size": params.image_size}
+    rooms = ("data", "models", "training")
+    identity = training_identity(decisive, [DATASET], __file__, rooms)
+    every = params.runtime.checkpoint_every
+    train = load_split("train", params.image_size)
+
+    vae = new_vae(
+        vae_settings.channels, vae_settings.latent_channels, params.image_size, tiny.seed
+    ).to(device)
+    checkpoint = Checkpoint(checkpoint_path(scratch_dir(), "base-model-vae", identity), {}, device)
+    vae_losses = train_vae(vae, train.images, vae_settings, tiny.seed, checkpoint, every)
+    latents = encode_images(vae, train.images)
+
+    tokenizer = new_tokenizer(train.captions, tiny.text.vocabulary)
+    text_encoder = new_text_encoder(
+        tiny.text.width, tiny.text.layers, len(tokenizer), tiny.seed + 1
+    ).to(device)
+    unet = new_unet(
+        unet_settings.channels,
+        vae_settings.latent_channels,
+        tiny.text.width,
+        latents[0].shape[-1],
+        tiny.seed + 2,
+    ).to(device)
+    scheduler = new_scheduler(unet_settings.prediction)
+    checkpoint = Checkpoint(checkpoint_path(scratch_dir(), "base-model-unet", identity), {}, device)
+    unet_losses = train_unet(
+        unet,
+        text_encoder,
+        scheduler,
+        latents,
+        vae.config["scaling_factor"],
+        tokenize(tokenizer, [*train.captions, ""]),
+        unet_settings,
+        tiny.seed,
+        checkpoint,
+        every,
+    )
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    (folder / "README.md").write_text(TINY_CARD, encoding="utf-8")
+    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
+    summary = (
+        f"VAE of {sizes[0]:.2f} M weights trained for"
+        f" {vae_settings.steps + vae_settings.full_image_steps} steps, text encoder of"
+        f" {sizes[1]:.2f} M and UNet of {sizes[2]:.2f} M for {unet_settings.steps}"
+    )
+    return summary, vae_losses, unet_losses
 
 
 def fetch_base(stage: BaseModelParams, downloads: Path) -> tuple[str, Path]:
@@ -140,6 +230,18 @@ def licence_of(folder: Path) -> str | None:
     named = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
     return named[1] if named else None
 
+
+TINY_CARD = f"""---
+license: other
+library_name: diffusers
+---
+# A tiny base model for AerialDreams
+
+Trained from scratch by the pipeline on the train split of its dataset.
+
+Derived from {IGN_CREDIT}, and from captions with place names {OSM_CREDIT}. With the source
+`sample`, AerialDreams draws the images and the places itself, in the same format.
+"""
 
 if __name__ == "__main__":
     run_stage("base-model", __doc__, main)

@@ -1,13 +1,15 @@
-"""encode-latents: what the ControlNet learns from, coded once by the base model.
+"""encode-latents: images and captions of the train split, encoded once by the base model.
 
 Reads   data/dataset/ (train, and some validation patches), models/base/
-Writes  data/latents/, one file for each train shard: `mean` and `std` of each image's code, in
-        one or all eight positions; `text`, its captions' embeddings; its `mask` at the models'
-        size. The same of some validation patches, for the held-out loss; and empty.safetensors,
-        the embedding of the empty caption. A run that was killed goes on with the shards it has.
+Writes  data/latents/, one file per train shard: `mean` and `std` of the VAE's posterior of each
+        image, in one or all eight orientations; `text`, the embeddings of its captions; `mask`, at
+        the size of the models' images. The same of some validation patches, for the validation
+        loss, and empty.safetensors, the embedding of the empty caption
+
+A killed run continues with the shards that are complete.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,82 +31,102 @@ from aerialdreams.models.stable_diffusion import (
     encode_prompts,
     load_stable_diffusion,
 )
-from aerialdreams.params import EncodeLatents, Params
+from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, LATENTS
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.training.latents import EMPTY
+from aerialdreams.training.latents import EMPTY_CAPTION
 from aerialdreams.util.files import atomic_file, fingerprint, resumable_folder
 from aerialdreams.util.progress import progress
 from aerialdreams.util.torch_setup import DTYPES, configure_torch
 
-HELD_OUT = "validation-held-out.safetensors"
+VALIDATION_SHARD = "validation-00000.safetensors"
 
 
 def main(params: Params) -> str:
     base = load_stable_diffusion().to(configure_torch(params.torch_threads))
-    stage, size = params.encode_latents, params.image_size
+    stage, size, dtype = (
+        params.encode_latents,
+        params.image_size,
+        DTYPES[params.encode_latents.precision],
+    )
+    orientations = ORIENTATIONS if stage.all_orientations else 1
     key = fingerprint([stage, size, params.torch_threads], __file__, [DATASET, BASE])
-    count = cut = 0
+    num_captions = num_truncated = 0
     with resumable_folder(LATENTS, scratch_dir(), key) as folder:
-        save(folder / EMPTY, {"text": encode_prompts(base, [""]).cpu().to(DTYPES[stage.precision])})
+        save(folder / EMPTY_CAPTION, {"text": encode_prompts(base, [""]).cpu().to(dtype)})
         paths = shards("train")
         for path in progress(paths, "shards encoded", "shards", len(paths)):
             captions = read_captions(path)
-            lengths = map(len, base.tokenizer(captions).input_ids)
-            count += len(captions)
-            cut += sum(length > base.tokenizer.model_max_length for length in lengths)
-            place = folder / f"{path.stem}.safetensors"
-            if not place.exists():  # else a killed run made it
-                save(place, encode_all(base, read_shard(path), stage, size, stage.turns))
-        held_out = evenly_spaced_patches("validation", stage.held_out)
-        save(folder / HELD_OUT, encode_all(base, held_out, stage, size, turns=False))
-        total = sum(file.stat().st_size for file in folder.iterdir())
-    ways = f" in {ORIENTATIONS} positions" if stage.turns else ""
+            num_captions += len(captions)
+            num_truncated += count_truncated(base, captions)
+            encoded = folder / f"{path.stem}.safetensors"
+            if not encoded.exists():  # else an earlier, killed run has written it
+                patches = read_shard(path)
+                save(encoded, encode(base, patches, size, orientations, stage.batch_size, dtype))
+        validation = evenly_spaced_patches("validation", stage.validation_patches)
+        save(folder / VALIDATION_SHARD, encode(base, validation, size, 1, stage.batch_size, dtype))
+        megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    in_orientations = f" in {orientations} orientations" if orientations > 1 else ""
     return (
-        f"images{ways} and their {count} captions encoded in {len(paths)} shards,"
-        f" {total / 1e6:.1f} MB; {cut} captions cut at {base.tokenizer.model_max_length} tokens"
+        f"images{in_orientations} and their {num_captions} captions encoded in {len(paths)} shards,"
+        f" {megabytes:.1f} MB; {num_truncated} captions truncated to"
+        f" {base.tokenizer.model_max_length} tokens"
     )
 
 
-def encode_all(
-    base: StableDiffusion, patches: Iterable[Patch], stage: EncodeLatents, size: int, turns: bool
-) -> dict[str, torch.Tensor]:
-    """What is kept of some patches, by name; see aerialdreams.latents.Latents."""
-    parts: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
-    for batch in batched(patches, stage.batch):
-        for name, tensor in encode(base, batch, size, turns):
-            kept = tensor.cpu()
-            parts[name].append(kept.to(DTYPES[stage.precision]) if name != "mask" else kept)
-    return {name: torch.cat(values) for name, values in parts.items()}
+def count_truncated(base: StableDiffusion, captions: list[str]) -> int:
+    """How many captions have more tokens than the text encoder takes."""
+    lengths = map(len, base.tokenizer(captions).input_ids)
+    return sum(length > base.tokenizer.model_max_length for length in lengths)
 
 
 @torch.no_grad()
 def encode(
-    base: StableDiffusion, patches: list[Patch], size: int, turns: bool
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a batch of patches, by name.
+    base: StableDiffusion,
+    patches: Iterable[Patch],
+    size: int,
+    orientations: int,
+    batch_size: int,
+    dtype: torch.dtype,
+) -> dict[str, torch.Tensor]:
+    """Latents, text embeddings and masks of some patches.
 
-    `mean` and `std` of the images' codes, each (patches, ways, channels, h, w), without scaling;
-    `text`, (patches, captions of each, tokens, width); `mask`, (patches, size, size).
+    Args:
+        base: the encoders.
+        patches: images, masks and captions.
+        size: height and width of the models' images, pixels.
+        orientations: in how many orientations each image is encoded, 1 or 8.
+        batch_size: patches that are encoded at once.
+        dtype: of latents and embeddings.
+
+    Returns:
+        `mean` and `std` of the posteriors, unscaled, (patches, orientations, channels, h, w);
+        `text`, (patches, captions of each, tokens, width); `mask`, class ids, uint8, (patches,
+        size, size).
     """
-    images = [resize_image(patch.image, size) for patch in patches]
-    ways = range(ORIENTATIONS if turns else 1)
-    codes = [
-        base.vae.encode(
-            images_to_tensor(np.stack([orient(image, way) for image in images])).to(base.vae.device)
-        ).latent_dist
-        for way in ways
-    ]
-    yield "mean", torch.stack([code.mean for code in codes], 1)
-    yield "std", torch.stack([code.std for code in codes], 1)
-    variants = zip(*(patch.captions for patch in patches), strict=True)
-    yield "text", torch.stack([encode_prompts(base, list(captions)) for captions in variants], 1)
-    masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-    yield "mask", torch.from_numpy(masks)
+    columns: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
+    for batch in batched(patches, batch_size):
+        images = [resize_image(patch.image, size) for patch in batch]
+        posteriors = [
+            base.vae.encode(
+                images_to_tensor(np.stack([orient(image, number) for image in images])).to(
+                    base.vae.device
+                )
+            ).latent_dist
+            for number in range(orientations)
+        ]
+        columns["mean"].append(torch.stack([p.mean for p in posteriors], 1).cpu().to(dtype))
+        columns["std"].append(torch.stack([p.std for p in posteriors], 1).cpu().to(dtype))
+        variants = zip(*(patch.captions for patch in batch), strict=True)
+        texts = [encode_prompts(base, list(captions)) for captions in variants]
+        columns["text"].append(torch.stack(texts, 1).cpu().to(dtype))
+        masks = np.stack([resize_mask(patch.mask, size) for patch in batch])
+        columns["mask"].append(torch.from_numpy(masks))
+    return {name: torch.cat(tensors) for name, tensors in columns.items()}
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write tensors as one safetensors file, whole or not."""
+    """Write tensors as one safetensors file."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with atomic_file(path) as partial:
         save_file(contiguous, partial)

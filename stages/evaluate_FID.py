@@ -43,7 +43,7 @@ from aerialdreams.evaluation.metrics import (
     share_errors,
     spread,
 )
-from aerialdreams.generation.outputs import HELD_OUT, JUDGED_SETS, MANIFEST, read_generated
+from aerialdreams.generation.outputs import EVALUATED_SPLITS, JUDGED_SETS, MANIFEST, read_generated
 from aerialdreams.params import Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED
 from aerialdreams.pipeline.stage import run_stage
@@ -78,14 +78,14 @@ def main(params: Params) -> str:
     train = see_train(spaces, params)
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
-    for split in HELD_OUT:
+    for split in EVALUATED_SPLITS:
         sets = see_split(split, samples, judge, spaces, params, rows)
         report[split] = evaluate(sets, train, samples, params)
         write_iou(Path(f"metrics/iou_{split}.csv"), report[split])
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
     # The files let `aerialdreams compare` read an experiment from MLflow alone.
-    files = [GENERATED / f"{split}.png" for split in HELD_OUT]
+    files = [GENERATED / f"{split}.png" for split in EVALUATED_SPLITS]
     files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), files)
     first = report["validation"]
@@ -119,7 +119,7 @@ class Seen:
 
 def see_train(spaces: Spaces, params: Params) -> Seen:
     """The train split's features."""
-    seen, size, batch = Seen(), params.image_size, params.evaluate_fid.batch
+    seen, size, batch = Seen(), params.image_size, params.evaluate_fid.batch_size
     batches = batched(read_patches("train"), batch)
     total = -(-count_patches("train") // batch)
     for patches in progress(batches, "train seen", "batches", total):
@@ -140,7 +140,7 @@ def see_split(
 
     `rows` gets one of each judged image for `AGREEMENT`.
     """
-    batch, size = params.evaluate_fid.batch, params.image_size
+    batch, size = params.evaluate_fid.batch_size, params.image_size
     more = [f"sample-{number}" for number in range(2, samples + 1)]
     sets = {source: Seen() for source in ("real", *JUDGED_SETS, *more)}
     batches = batched(read_patches(split), batch)

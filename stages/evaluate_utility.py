@@ -10,7 +10,6 @@ seeds. Generated images are worth what a segmenter learns from them: `miou_of_re
 teach as well as photographs do. A run that was killed goes on.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,13 @@ from aerialdreams.generation.outputs import MANIFEST, read_generated
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.params import Params
 from aerialdreams.paths import DATASET, GENERATED, UTILITY
+from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
+from aerialdreams.training.checkpoint import Checkpoint, checkpoint_path
 from aerialdreams.training.losses import class_weights
-from aerialdreams.training.segmenter import SegmentationPatches, train_segmenter
-from aerialdreams.util.files import fingerprint, read_json, write_json
+from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
+from aerialdreams.util.files import read_json, write_json
 from aerialdreams.util.progress import progress
 from aerialdreams.util.torch_setup import configure_torch
 
@@ -44,8 +45,12 @@ BATCH = 16  # test images that are read at a time
 
 def main(params: Params) -> str:
     device, stage = configure_torch(params.torch_threads), params.evaluate_utility
-    settings = [stage, params.train_segmenter, params.image_size, params.torch_threads]
-    key = fingerprint(settings, __file__, [DATASET, GENERATED])
+    decisive = stage.model_dump(mode="json") | {
+        "segmenter": params.train_segmenter.model_dump(mode="json"),
+        "image_size": params.image_size,
+    }
+    rooms = ("data", "models", "training", "generation")
+    identity = training_identity(decisive, [DATASET, GENERATED], __file__, rooms)
     size, rows = params.image_size, open_split("validation")
     real, made = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
     lessons: dict[str, SegmentationPatches] = {
@@ -56,22 +61,36 @@ def main(params: Params) -> str:
     # The masks are the same in all three.
     weights = class_weights(real.mask(place) for place in range(len(real)))
     pupils: dict[str, list[Segmenter]] = {name: [] for name in lessons}
-    places: list[Path] = []
+    checkpoints: list[Checkpoint] = []
     for seed in range(stage.seeds):
-        values = {"seed": params.train_segmenter.seed + 1 + seed, "steps": stage.steps}
-        how = params.train_segmenter.model_copy(update=values)
+        segmenter = params.train_segmenter
+        settings = SegmenterSettings(
+            seed=segmenter.seed + 1 + seed,
+            channels=segmenter.channels,
+            steps=stage.steps,
+            batch_size=segmenter.batch_size,
+            learning_rate=segmenter.learning_rate,
+        )
         for name, lesson in lessons.items():
-            place = scratch_dir() / f"evaluate-utility-{key}-{name}-{seed}.pt"
-            model, _, _ = train_segmenter(lesson, weights, how, place, params.runtime, device)
+            path = checkpoint_path(scratch_dir(), f"evaluate-utility-{name}-{seed}", identity)
+            model, _, checkpoint = train_segmenter(
+                lesson,
+                weights,
+                settings,
+                path,
+                params.runtime.checkpoint_every,
+                params.runtime.loaders,
+                device,
+            )
             pupils[name].append(model)
-            places.append(place)
+            checkpoints.append(checkpoint)
     names = [land_cover.name for land_cover in params.classes]
     report = summarise(examine(pupils, size, device), names)
     for name, count in (("real", len(real)), ("generated", len(made)), ("both", 2 * len(real))):
         report[name]["n"] = count
     write_json(UTILITY, report)
-    for place in places:
-        place.unlink()
+    for checkpoint in checkpoints:
+        checkpoint.remove()
     manifest = read_json(GENERATED / MANIFEST)
     log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
     said = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in lessons)

@@ -1,16 +1,22 @@
-"""generate-validation: images for the masks that the model has never seen.
+"""generate-validation: images for the masks of the validation and test splits.
 
-Reads   models/controlnet/, models/base/, data/dataset/ (validation and test masks and captions)
-Writes  data/generated/{validation,test}/generated/IMG_nnnnnn.png and .tif, a GeoTIFF that lies
-        where its mask lies, and DOMAIN-ZONE.vrt, all of a zone as one; the same in sample-2/ and
-        so on, other images for the same mask, and in style-1/ and so on; untrained/, by the
-        ControlNet before its first step; masks/, the masks as GeoTIFF; {validation,test}.png, a
-        sheet of masks, real and generated images; manifest.json, what they were made with. A run
-        that was killed goes on with the images it has.
+Reads   models/controlnet/, models/base/, data/dataset/ (masks and captions of validation and test)
+Writes  data/generated/{validation,test}/
+          generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch;
+                         DOMAIN-ZONE.vrt shows all images of a zone as one
+          sample-2/ ...  the same from other noise, if samples is above 1
+          style-1/ ...   the same with a phrase of `styles` added to the caption
+          untrained/     by the ControlNet before its first training step
+          masks/         the masks as GeoTIFFs
+        data/generated/{validation,test}.png, sheets of masks, real and generated images;
+        data/generated/manifest.json, models and settings that made them
+
+A killed run continues with the images that are complete.
 """
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +41,10 @@ from aerialdreams.data.flair import PIXEL, SIDE
 from aerialdreams.data.images import read_image, resize_mask, write_image
 from aerialdreams.data.rasters import LAMBERT_93, GeoReference, write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
-from aerialdreams.generation.outputs import HELD_OUT, MANIFEST
+from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
+from aerialdreams.models.model_info import ModelInfo
+from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import GenerateValidation, Params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
@@ -50,12 +58,23 @@ from aerialdreams.util.torch_setup import configure_torch
 CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
 
 
-class Picture(NamedTuple):
-    """An image to be made: of which patch, as which of its images."""
+class Output(NamedTuple):
+    """An image to generate."""
 
     patch: Patch
     folder: str  # generated, sample-2, style-1, untrained, ...
-    order: GenerationRequest
+    request: GenerationRequest
+
+
+class Models(NamedTuple):
+    """Everything that images are generated with."""
+
+    base: StableDiffusion
+    finetuned: StableDiffusion  # the base, with the UNet trained along with the ControlNet if any
+    controlnet: ControlNetModel
+    info: ModelInfo
+    sampling: Sampling
+    hashes: dict[str, str]
 
 
 def main(params: Params) -> str:
@@ -63,61 +82,69 @@ def main(params: Params) -> str:
         launch_processes("stages.generate_validation", params.runtime.processes)
     configure_torch(params.torch_threads)
     state = PartialState(cpu=not torch.cuda.is_available())
-    stage = params.generate_validation
-    team = init_distributed(state.num_processes)
-    base, controlnet = load_stable_diffusion().to(state.device), load_controlnet().to(state.device)
-    models = {True: (with_finetuned_unet(base), controlnet), False: (base, None)}
-    hashes = {"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(BASE)}
-    settings = [stage, params.image_size, params.torch_threads, params.classes, hashes]
-    key = team.agree(fingerprint(settings, __file__, [DATASET]) if team.first else None)
+    distributed = init_distributed(state.num_processes)
+    stage, models = params.generate_validation, load_models(params, state.device)
+    settings = [stage, params.image_size, params.torch_threads, params.classes, models.hashes]
+    key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else None
+    partial = scratch_dir() / f"{GENERATED.name}.{distributed.broadcast(key)}"
     counts: dict[str, int] = {}
-    kept = scratch_dir() / f"{GENERATED.name}.{key}"
-    with (
-        resumable_folder(GENERATED, scratch_dir(), key)
-        if team.first
-        else nullcontext(kept) as folder
-    ):
-        team.any(False)  # nobody begins before the first one has made the folder
-        for split in HELD_OUT:
+    with resumable_folder(GENERATED, scratch_dir(), key) if key else nullcontext(partial) as folder:
+        distributed.barrier()  # rank 0 makes the folder
+        for split in EVALUATED_SPLITS:
             counts[split] = count_patches(split)
-            # A batch is the same whoever paints it: its bytes do not hang on their number.
             batches = list_batches(split, stage, params.image_size)
-            total = -(-counts[split] * len(kinds(stage)) // stage.batch)
-            for number, batch in enumerate(
-                progress(batches, f"{split} images", "batches", total) if team.first else batches
-            ):
-                if number % team.count == team.rank:
-                    paint(folder / split, batch, models, hashes, params)
-        team.any(False)  # all are done
-        if team.first:
-            for split in HELD_OUT:
+            if distributed.is_main:
+                total = -(-counts[split] // stage.batch_size) * len(list_folders(stage))
+                batches = progress(batches, f"{split} images", "batches", total)
+            # Batches are the same for any number of ranks, and so are the images' bytes.
+            for number, batch in enumerate(batches):
+                if number % distributed.world_size == distributed.rank:
+                    generate_outputs(folder / split, batch, models, params)
+        distributed.barrier()
+        if distributed.is_main:
+            for split in EVALUATED_SPLITS:
                 write_sheet(folder, split, params)
-            manifest = {
-                "synthetic": True,
-                **hashes,
-                "params": stage.model_dump(mode="json"),
-                "images": counts,
-                "credits": CREDITS,
-            }
-            write_json(folder / MANIFEST, manifest)
+            write_manifest(folder, models, stage, counts)
             write_vrts(folder)
-    said = ", ".join(f"{counts[split]} {split}" for split in counts)
-    return f"{sum(counts.values())} masks painted ({said}), {len(kinds(stage))} images of each"
+    by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
+    return (
+        f"images for {sum(counts.values())} masks generated ({by_split}),"
+        f" {len(list_folders(stage))} per mask"
+    )
 
 
-def kinds(stage: GenerateValidation) -> list[tuple[str, int, str]]:
-    """What is made of each mask: folder, number of the sample, style."""
+def load_models(params: Params, device: torch.device) -> Models:
+    """Base model, ControlNet and the settings to sample with."""
+    stage, info = params.generate_validation, ModelInfo.load(CONTROLNET)
+    base = load_stable_diffusion().to(device)
+    return Models(
+        base=base,
+        finetuned=with_finetuned_unet(base),
+        controlnet=load_controlnet().to(device),
+        info=info,
+        sampling=info.sampling.override(
+            sampler=stage.sampler,
+            steps=stage.steps,
+            guidance=stage.guidance,
+            conditioning_scale=stage.conditioning_scale,
+        ),
+        hashes={"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(BASE)},
+    )
+
+
+def list_folders(stage: GenerateValidation) -> list[tuple[str, int, str]]:
+    """The images of each mask: folder, number of the sample, phrase added to the caption."""
     samples = [(f"sample-{n}", n, "") for n in range(2, stage.samples + 1)]
     styles = [(f"style-{n}", 1, style) for n, style in enumerate(stage.styles, 1)]
     return [("generated", 1, ""), *samples, *styles, ("untrained", 1, "")]
 
 
-def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[list[Picture]]:
-    """A split's images in batches of one kind each, patch by patch, read as they are needed."""
-    for patches in batched(read_patches(split), stage.batch):
-        for folder, sample, style in kinds(stage):
+def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[list[Output]]:
+    """A split's images in batches with one folder each; patches are read as they are needed."""
+    for patches in batched(read_patches(split), stage.batch_size):
+        for folder, sample, style in list_folders(stage):
             yield [
-                Picture(
+                Output(
                     patch,
                     folder,
                     GenerationRequest(
@@ -130,60 +157,74 @@ def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[l
             ]
 
 
-def paint(
-    folder: Path,
-    batch: list[Picture],
-    models: dict[bool, tuple[StableDiffusion, ControlNetModel | None]],
-    hashes: dict[str, str],
-    params: Params,
-) -> None:
-    """Make the images of a batch, and write those that a killed run did not."""
+def generate_outputs(folder: Path, batch: list[Output], models: Models, params: Params) -> None:
+    """Generate the images of a batch and write them, unless a killed run has already."""
     stage = params.generate_validation
-    paths = [folder / p.folder / f"IMG_{p.patch.patch_id}.png" for p in batch]
-    # The PNG comes last: where it is, the rest is.
+    paths = [folder / output.folder / f"IMG_{output.patch.patch_id}.png" for output in batch]
+    # The PNG is written last: where it exists, the other files do.
     if all(path.exists() for path in paths):
         return
-    # A batch of another size rounds otherwise: fill a short one up with its last order.
-    orders = [picture.order for picture in batch]
-    orders += [orders[-1]] * (stage.batch - len(orders))
-    base, controlnet = models[batch[0].folder != "untrained"]
-    images = generate_batch(base, controlnet, orders, stage, params.classes)
-    for picture, path, image in zip(batch, paths, images, strict=False):
+    # Batches of another size are rounded differently: fill a short one with its last request.
+    requests = [output.request for output in batch]
+    requests += [requests[-1]] * (stage.batch_size - len(requests))
+    trained = batch[0].folder != "untrained"
+    images = generate_batch(
+        models.finetuned if trained else models.base,
+        models.controlnet if trained else None,
+        models.info.conditioning,
+        requests,
+        models.sampling,
+        stage.seed,
+        stage.negative_prompt,
+    )
+    for output, path, image in zip(batch, paths, images, strict=False):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if stage.geotiff and controlnet:
-            write_placed(folder, picture, image, hashes, params)
+        if stage.geotiff and trained:
+            write_geotiffs(folder, output, image, models, params)
         write_image(path, image)
 
 
-def write_placed(
-    folder: Path,
-    picture: Picture,
-    image: NDArray[np.uint8],
-    hashes: dict[str, str],
-    params: Params,
+def write_geotiffs(
+    folder: Path, output: Output, image: NDArray[np.uint8], models: Models, params: Params
 ) -> None:
-    """An image and its mask as GeoTIFFs, on the patch's ground."""
-    patch, order = picture.patch, picture.order
+    """Write an image, and once its mask, as GeoTIFFs with the georeference of the patch."""
+    patch, request = output.patch, output.request
     pixel = PIXEL * SIDE / len(image)
-    placed = GeoReference(Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93)
+    reference = GeoReference(
+        Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93
+    )
     tags = {
         "SYNTHETIC": "YES",
         "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
-        "PROMPT": order.prompt,
-        "SEED": f"{params.generate_validation.seed} {order.name}",
-        "CONTROLNET_MD5": hashes["controlnet_md5"],
+        "PROMPT": request.prompt,
+        "SEED": f"{params.generate_validation.seed} {request.noise_key}",
+        "CONTROLNET_MD5": models.hashes["controlnet_md5"],
         "CREDITS": "; ".join(CREDITS),
     }
     name = f"IMG_{patch.patch_id}.tif"
-    write_geotiff(folder / picture.folder / name, image, placed, tags)
-    if picture.folder == "generated":
-        place = folder / "masks" / name.replace("IMG", "MSK")
-        write_geotiff(place, order.mask, placed, {"CREDITS": CREDITS[0]}, params.classes)
+    write_geotiff(folder / output.folder / name, image, reference, tags)
+    if output.folder == "generated":
+        path = folder / "masks" / name.replace("IMG", "MSK")
+        write_geotiff(path, request.mask, reference, {"CREDITS": CREDITS[0]}, params.classes)
+
+
+def write_manifest(
+    folder: Path, models: Models, stage: GenerateValidation, counts: dict[str, int]
+) -> None:
+    """Write what the images were made with."""
+    manifest = {
+        "synthetic": True,
+        **models.hashes,
+        "params": stage.model_dump(mode="json") | asdict(models.sampling),
+        "images": counts,
+        "credits": CREDITS,
+    }
+    write_json(folder / MANIFEST, manifest)
 
 
 def write_vrts(folder: Path) -> None:
-    """All of a zone as one picture, for each zone and kind of image."""
-    for split in HELD_OUT:
+    """Write a VRT for each zone and kind of image."""
+    for split in EVALUATED_SPLITS:
         zones = read_zones(split)
         for kind in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
             prefix = "MSK" if kind.name == "masks" else "IMG"
@@ -194,11 +235,11 @@ def write_vrts(folder: Path) -> None:
 
 
 def write_sheet(folder: Path, split: str, params: Params) -> None:
-    """A sheet of some masks, real and generated images."""
-    looks = load_evenly_spaced(split, params.generate_validation.grid_rows, params.image_size)
-    paths = [folder / split / f"generated/IMG_{number}.png" for number in looks.patch_ids]
-    columns = [list(looks.images), [read_image(path) for path in paths]]
-    write_image(folder / f"{split}.png", image_grid(list(looks.masks), columns, params.classes))
+    """Write a sheet of some masks with their real and generated images."""
+    patches = load_evenly_spaced(split, params.generate_validation.grid_rows, params.image_size)
+    paths = [folder / split / f"generated/IMG_{patch_id}.png" for patch_id in patches.patch_ids]
+    columns = [list(patches.images), [read_image(path) for path in paths]]
+    write_image(folder / f"{split}.png", image_grid(list(patches.masks), columns, params.classes))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """report: what the pipeline made and how good it is, as one page that needs nothing beside it.
 
 Reads   data/generated/, data/dataset/ (validation and test), data/agreement.parquet,
-        metrics/{evaluation,utility}.json, metrics/{controlnet,controlnet_held_out}.csv
+        metrics/{evaluation,utility}.json, metrics/{controlnet,controlnet_validation}.csv
 Writes  data/report.html: samples, the best and the worst by agreement with the mask, IoU by
         class, losses, numbers with intervals, params, hashes, credits; the same page goes to the
         run in MLflow that trained the model
@@ -24,7 +24,7 @@ from aerialdreams.data.dataset import Patch, read_patches
 from aerialdreams.data.images import read_image, resize_image, resize_mask
 from aerialdreams.data.land_cover import mask_to_rgb
 from aerialdreams.errors import UserError
-from aerialdreams.generation.outputs import HELD_OUT, MANIFEST
+from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, UTILITY
 from aerialdreams.pipeline.stage import run_stage
@@ -35,7 +35,7 @@ from aerialdreams.util.tables import read_table
 REPORT = Path("data/report.html")
 CURVES = {
     "Loss": Path("metrics/controlnet.csv"),
-    "Loss on validation patches": Path("metrics/controlnet_held_out.csv"),
+    "Loss on validation patches": Path("metrics/controlnet_validation.csv"),
 }
 SHOWN = 6  # patches in a row of samples, of the best and of the worst
 SETS = ("real", "generated", "untrained", "floor")
@@ -57,7 +57,7 @@ def main(params: Params) -> str:
     agreement = read_table(AGREEMENT)
     sections = [f"<h1>AerialDreams</h1><p>{summary(report)}</p>"]
     shown = 0
-    for split in HELD_OUT:
+    for split in EVALUATED_SPLITS:
         of_split = agreement[(agreement["split"] == split) & (agreement["source"] == "generated")]
         ranked = of_split.sort_values(["pixel_accuracy", "patch_id"], ascending=[False, True])
         ids, scores = ranked["patch_id"].tolist(), ranked["pixel_accuracy"].tolist()

@@ -1,52 +1,76 @@
-"""train-controlnet: teach a ControlNet to follow land-cover masks.
+"""train-controlnet: train a ControlNet to follow land-cover masks.
 
-Reads   data/latents/, models/base/, data/dataset/ (some validation patches to look at; all of
-        train where latent_cache is false)
-Writes  models/controlnet/ in diffusers' layout; metrics/controlnet.csv and
-        metrics/controlnet_held_out.csv, the losses; a run in MLflow with params, curves, images
-        and the model. A run that was stopped or killed goes on from its last checkpoint.
+Reads   data/latents/, models/base/, data/dataset/ (validation patches for the images in MLflow; all
+        of train if latent_cache is false)
+Writes  models/controlnet/ in diffusers' layout, with aerialdreams.json, which has what generation
+        needs beside the weights; metrics/controlnet.csv and metrics/controlnet_validation.csv, the
+        losses; a run in MLflow with params, curves, images and the model
+
+A training that was stopped or killed resumes from its last checkpoint and ends with the same bytes.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from aerialdreams.data.contact_sheet import image_grid
-from aerialdreams.data.dataset import load_evenly_spaced
+from aerialdreams.data.dataset import Split, load_evenly_spaced
+from aerialdreams.data.flair import PIXEL, SIDE
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import generate_batch, requests_from_split
-from aerialdreams.models.controlnet import UNET
-from aerialdreams.models.model_info import write_about
+from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.controlnet import FINETUNED_UNET
+from aerialdreams.models.model_info import ModelInfo
+from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, LATENTS
 from aerialdreams.pipeline.controlnet_card import controlnet_card
+from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import Run, register_model, training_run
-from aerialdreams.training.checkpoint import Checkpoint, ignore_stop_signals, training_steps
-from aerialdreams.training.controlnet import held_out_loss, new_controlled_unet, split_batch, wrap
-from aerialdreams.training.distributed import init_distributed
-from aerialdreams.training.latents import ImageSource, LatentSource, StepBatches, TrainingSource
+from aerialdreams.training.batches import load_batches
+from aerialdreams.training.checkpoint import Checkpoint, StopSignal, checkpoint_path
+from aerialdreams.training.controlnet import (
+    ControlledUNet,
+    micro_batches,
+    new_controlled_unet,
+    per_sample_loss,
+    set_memory_options,
+    validation_loss,
+    warm_start,
+)
+from aerialdreams.training.distributed import Distributed, init_distributed
+from aerialdreams.training.latents import (
+    ControlNetBatches,
+    Draws,
+    ImageSource,
+    LatentSource,
+    TrainingSource,
+)
 from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins, write_curve
-from aerialdreams.training.losses import per_sample_loss, snr_weights
+from aerialdreams.training.losses import snr_weights
 from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
-from aerialdreams.util.files import atomic_folder, dvc_md5, fingerprint
+from aerialdreams.util.files import atomic_folder, dvc_md5
+from aerialdreams.util.progress import progress
 from aerialdreams.util.torch_setup import DTYPES, configure_torch
 
-LOSSES, HELD_OUT = Path("metrics/controlnet.csv"), Path("metrics/controlnet_held_out.csv")
+LOSSES, VALIDATION = Path("metrics/controlnet.csv"), Path("metrics/controlnet_validation.csv")
 INPUTS = [LATENTS, DATASET, BASE]
+# Params of the stage that change how the work is done, not what is learnt (but for rounding).
+EXECUTION = {
+    *("processes", "gradient_accumulation", "gradient_checkpointing", "compile", "attention"),
+    *("validation_every", "sampling"),
+}
 
 
 def main(params: Params) -> str:
@@ -54,230 +78,347 @@ def main(params: Params) -> str:
     if stage.processes > 1 and not is_launched():
         launch_processes("stages.train_controlnet", stage.processes)
     configure_torch(params.torch_threads)
-    training = Training(params)
-    kept_id = training.checkpoint.path.with_suffix(".run")
-    with training_run(params, INPUTS, kept_id) if training.team.first else nullcontext() as run:
-        training.train(run)
+    training = set_up(params)
+    run_id_file = training.checkpoint.path.with_suffix(".run")
+    is_main = training.distributed.is_main
+    with training_run(params, INPUTS, run_id_file) if is_main else nullcontext() as run:
+        train(training, run)
         if run:
-            training.save()
+            save(training)
             register_model(run, CONTROLNET, dvc_md5(CONTROLNET))
-    if training.team.first:
+    if is_main:
         training.checkpoint.remove()
     training.accelerator.end_training()
     size = sum(weight.numel() for weight in training.weights) / 1e6
+    validation = training.validation.values[-1][1] if is_main else 0
     return (
-        f"ControlNet of {size:.2f} M weights trained for {stage.steps} steps of {stage.batch} on"
-        f" {len(training.source)} patches, loss {training.losses.means()[-1][1]:.4f}, held out"
-        f" {training.held_out.values[-1][1] if training.team.first else 0:.4f}"
+        f"ControlNet of {size:.2f} M weights trained for {stage.steps} steps of {stage.batch_size}"
+        f" on {len(training.source)} patches, loss {training.losses.means()[-1][1]:.4f}, validation"
+        f" loss {validation:.4f}"
     )
 
 
+@dataclass
 class Training:
-    """A training's networks, data and curves, in one of the processes that share it."""
+    """All that a training works with, on one rank."""
 
-    def __init__(self, params: Params) -> None:
-        self.params = params
-        stage = params.train_controlnet
-        self.accelerator = Accelerator(
-            # Without this, accelerate takes each of several processes on a CPU for the only one.
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="no" if stage.precision == "fp32" else stage.precision,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-        )
-        count = self.accelerator.num_processes
-        if count != stage.processes:  # on which sums depend
-            raise UserError(
-                f"train_controlnet.processes: is {stage.processes}, and {count} were started; set"
-                f" it to {count}"
-            )
-        self.team = init_distributed(count)
-        found = (
-            self.accelerator.device
-        )  # of several on a CPU, it is cpu:0, which torch.load refuses
-        self.device = found if found.type != "cpu" else torch.device("cpu")
-        self.base = load_stable_diffusion().to(self.device)
-        self.source = load_source(self.base, params)
-        self.student = new_controlled_unet(self.base, stage).to(self.device)
-        self.planes = self.student.controlnet.config["conditioning_channels"]
-        self.weights = [*self.student.controlnet.parameters()]
-        if stage.unlock_decoder:
-            self.weights += self.student.decoder.parameters()
-        else:  # only its outputs are used: half the memory where precision is half
-            self.student.unet.to(DTYPES[stage.precision])
-        optimizer = torch.optim.AdamW(self.weights, weight_decay=stage.weight_decay, fused=True)
-        self.optimizer = self.accelerator.prepare(optimizer)
-        self.losses, self.held_out = LossCurve("ControlNet"), CurvePoints()
-        self.bands = TimestepBins(self.base.scheduler.config["num_train_timesteps"], self.device)
-        self.ema: EMAModel | None = None
-        if stage.ema_decay:
-            self.ema = EMAModel(self.weights, decay=stage.ema_decay, foreach=True)
-        state: dict[str, Any] = {
-            "controlnet": self.student.controlnet,
-            "decoder": self.student.decoder if stage.unlock_decoder else None,
-            "optimizer": optimizer,
-            "scaler": self.accelerator.scaler,
-            "ema": self.ema,
-            "losses": self.losses,
-            "held_out": self.held_out,
-            "bands": self.bands,
-        }
-        # Generation's settings are among what MLflow's images depend on, no more.
-        settings = [stage, params.image_size, params.torch_threads, params.classes]
-        key = fingerprint(settings, __file__, INPUTS) if self.team.first else None
-        self.checkpoint = Checkpoint(
-            scratch_dir() / f"train-controlnet-{self.team.agree(key)}.pt",
-            {name: part for name, part in state.items() if part is not None},
-            self.device,
-        )
+    params: Params
+    accelerator: Accelerator
+    distributed: Distributed
+    device: torch.device
+    base: StableDiffusion
+    conditioning: MaskConditioning
+    source: TrainingSource
+    model: ControlledUNet
+    weights: list[torch.nn.Parameter]
+    optimizer: Any
+    ema: EMAModel | None
+    losses: LossCurve
+    bins: TimestepBins
+    checkpoint: Checkpoint
+    validation: CurvePoints = field(default_factory=CurvePoints)
 
-    def train(self, run: Run | None) -> None:
-        """All steps that are left; `run` is told of them, by the first process."""
-        params, stage = self.params, self.params.train_controlnet
-        unlocked_from = stage.steps - stage.unlock_decoder
-        shared: Any = None
-        batches: Iterator[dict[str, Tensor]] | None = None
-        clock: tuple[int, float] | None = None  # since when samples per second are counted
-        looks = load_evenly_spaced("validation", stage.images, params.image_size) if run else None
-        for step in training_steps(
-            self.checkpoint, stage.steps, params.runtime.checkpoint_every, "ControlNet", self.team
+
+def set_up(params: Params) -> Training:
+    """Networks, data, optimizer and checkpoint of this rank.
+
+    Raises:
+        UserError: the number of processes, the base model or the latents do not fit the params.
+    """
+    stage = params.train_controlnet
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # else accelerate does not see that there are several
+        mixed_precision="no" if stage.precision == "fp32" else stage.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if accelerator.num_processes != stage.processes:
+        raise UserError(
+            f"train_controlnet.processes: is {stage.processes}, but {accelerator.num_processes}"
+            f" were started; set it to {accelerator.num_processes}"
+        )
+    distributed = init_distributed(accelerator.num_processes)
+    # With several processes on a CPU accelerate's device is cpu:0, which torch.load rejects.
+    on_gpu = accelerator.device.type != "cpu"
+    device = accelerator.device if on_gpu else torch.device("cpu")
+    base = load_stable_diffusion().to(device)
+    conditioning = MaskConditioning(stage.conditioning, tuple(params.classes))
+    model = new_controlled_unet(base, conditioning, stage.embedding_channels, stage.seed)
+    if stage.warm_start.folder:
+        warm_start(model, Path(stage.warm_start.folder), stage.warm_start.md5)
+    set_memory_options(model, stage.gradient_checkpointing, stage.attention)
+    model.to(device)
+    weights = [*model.controlnet.parameters()]
+    if stage.unlock_decoder_steps:
+        weights += model.decoder.parameters()
+    else:  # a frozen UNet may be kept in the precision that it computes in
+        model.unet.to(DTYPES[stage.precision])
+    optimizer = torch.optim.AdamW(weights, weight_decay=stage.weight_decay, fused=True)
+    training = Training(
+        params=params,
+        accelerator=accelerator,
+        distributed=distributed,
+        device=device,
+        base=base,
+        conditioning=conditioning,
+        source=(
+            LatentSource("train")
+            if stage.latent_cache
+            else ImageSource("train", params.image_size, base.tokenizer)
+        ),
+        model=model,
+        weights=weights,
+        optimizer=accelerator.prepare(optimizer),
+        ema=EMAModel(weights, decay=stage.ema_decay, foreach=True) if stage.ema_decay else None,
+        losses=LossCurve("ControlNet"),
+        bins=TimestepBins(base.num_train_timesteps, device),
+        checkpoint=Checkpoint(Path(), {}, device),
+    )
+    parts = {
+        "controlnet": model.controlnet,
+        "decoder": model.decoder if stage.unlock_decoder_steps else None,
+        "optimizer": optimizer,
+        "scaler": accelerator.scaler,
+        "ema": training.ema,
+        "losses": training.losses,
+        "validation": training.validation,
+        "bins": training.bins,
+    }
+    training.checkpoint.parts = {name: part for name, part in parts.items() if part is not None}
+    path = find_checkpoint(params) if distributed.is_main else None
+    training.checkpoint.path = Path(distributed.broadcast(str(path) if path else None))
+    return training
+
+
+def find_checkpoint(params: Params) -> Path:
+    """Where the checkpoint of a training with these params, inputs and code is."""
+    decisive = params.train_controlnet.model_dump(mode="json", exclude=EXECUTION)
+    decisive["image_size"] = params.image_size
+    decisive["classes"] = [land_cover.model_dump() for land_cover in params.classes]
+    rooms = ("data", "models", "training")
+    identity = training_identity(decisive, INPUTS, __file__, rooms)
+    return checkpoint_path(scratch_dir(), "train-controlnet", identity)
+
+
+def train(training: Training, run: Run | None) -> None:
+    """All steps that are left. Rank 0 logs to `run`.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM or SIGINT came; the current step is finished and saved.
+        WorkError: the loss is not finite, or a checkpoint cannot be written.
+    """
+    params, stage, accelerator = (
+        training.params,
+        training.params.train_controlnet,
+        training.accelerator,
+    )
+    base, checkpoint, distributed = training.base, training.checkpoint, training.distributed
+    unlock_at = stage.steps - stage.unlock_decoder_steps
+    start = checkpoint.restore()
+    distributed.require_equal(start, "the step of the restored checkpoint")
+    model, compiled = prepare_model(training, decoder=start >= unlock_at)
+    batches = load_batches(
+        batches_of_rank(training), start, stage.steps, params.runtime.loaders,
+        pin_memory=training.device.type == "cuda",
+    )  # fmt: skip
+    logger = Logger(training, run, start)
+    steps = range(start, stage.steps)
+    with StopSignal() as stop:
+        for step in (
+            progress(steps, "ControlNet", "steps", stage.steps, start)
+            if distributed.is_main
+            else steps
         ):
-            if shared is None or step == unlocked_from:
-                unlocked = step >= unlocked_from and stage.unlock_decoder > 0
-                shared, model = wrap(self.accelerator, self.student, stage, unlocked)
-            batches = batches or iter(self.load_ahead(step))
-            clock = clock or (step, time.monotonic())
-            rate = learning_rate_at(
-                step, stage.steps, stage.learning_rate, stage.warmup, stage.schedule
+            if step == unlock_at and step > start:
+                model, compiled = prepare_model(training, decoder=True)
+            batch = next(batches)
+
+            step_loss = torch.zeros((), device=training.device)
+            parts = micro_batches(batch, stage.gradient_accumulation)
+            for number, part in enumerate(parts, 1):
+                # Ranks exchange gradients once a step, with those of the last micro-batch.
+                with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+                    with accelerator.autocast():
+                        losses = per_sample_loss(compiled, base, training.conditioning, part)
+                    weights = snr_weights(base.scheduler, part["timesteps"], stage.min_snr_gamma)
+                    loss = (losses * weights.to(training.device)).mean() / len(parts)
+                    accelerator.backward(loss)
+                step_loss += loss.detach()
+                training.bins.add(part["timesteps"], losses)
+
+            gradient_norm = accelerator.clip_grad_norm_(training.weights, stage.max_grad_norm)
+            learning_rate = learning_rate_at(
+                step, stage.steps, stage.learning_rate, stage.warmup_steps, stage.schedule
             )
-            set_learning_rate(self.optimizer, rate)
-            norm = self.learn(shared, model, next(batches))
+            set_learning_rate(training.optimizer, learning_rate)
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+            if training.ema:
+                training.ema.step(training.weights)
+            training.losses.add(accelerator.reduce(step_loss, "mean"))
 
-            done, numbers = step + 1, {}
-            if done % stage.log_every == 0:
-                numbers = {
-                    "loss": self.losses.last(stage.log_every),
-                    "learning_rate": rate,
-                    "gradient_norm": float(norm),
-                    "samples_per_second": (done - clock[0])
-                    * stage.batch
-                    / (time.monotonic() - clock[1]),
-                    "memory_megabytes": memory_megabytes(self.device),
-                } | self.bands.take(self.accelerator.reduce)
-                clock = None
-            if run and (done % stage.held_out_every == 0 or done == stage.steps):
-                numbers["held_out_loss"] = self.measure(done)
-                clock = None
-            if run and numbers:
-                run.metrics(done, numbers)
-            if run and (done % stage.images_every == 0 or done == stage.steps):
-                run.image(done, self.look(looks), "validation")
-                clock = None
+            done = step + 1
+            logger.log(done, learning_rate, gradient_norm)
+            stopping = distributed.any(stop.received)
+            if stopping or done % params.runtime.checkpoint_every == 0 or done == stage.steps:
+                training.losses.check()
+                if distributed.is_main:
+                    checkpoint.save(done)
+            if stopping:
+                checkpoint.wait()
+                distributed.barrier()  # no rank leaves before rank 0 has saved
+                raise KeyboardInterrupt
+    checkpoint.wait()
 
-    def learn(self, shared: Any, model: Any, batch: dict[str, Tensor]) -> Tensor:
-        """One step on this process's share of a batch; gives the gradient's norm."""
-        stage = self.params.train_controlnet
-        parts = split_batch(batch, stage.accumulation)
-        total = torch.zeros((), device=self.device)
-        for number, part in enumerate(parts, 1):
-            # Processes exchange gradients once, with the last part's.
-            with nullcontext() if number == len(parts) else self.accelerator.no_sync(shared):
-                with self.accelerator.autocast():
-                    errors = per_sample_loss(
-                        model, self.base, part, self.planes, self.params.classes
-                    )
-                weights = snr_weights(self.base, part["times"], stage.min_snr_gamma)
-                loss = (errors * weights.to(self.device)).mean() / len(parts)
-                self.accelerator.backward(loss)
-            total += loss.detach()
-            self.bands.add(part["times"], errors)
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.weights, stage.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.step(self.weights)
-        self.losses.add(self.accelerator.reduce(total, "mean"))
-        return norm
 
-    def load_ahead(self, first: int) -> "DataLoader[dict[str, Tensor]]":
-        """This process's batches from a step on, read ahead by runtime.loaders processes."""
-        stage, vae, size = (
-            self.params.train_controlnet,
-            self.base.vae.config,
-            self.params.image_size,
+def prepare_model(training: Training, decoder: bool) -> tuple[Any, Any]:
+    """The model wrapped for distributed training, and the same compiled if the params ask for it.
+
+    Args:
+        training: the training.
+        decoder: whether the UNet's decoder is trained, too.
+    """
+    stage = training.params.train_controlnet
+    training.model.set_trainable(decoder=decoder and stage.unlock_decoder_steps > 0)
+    wrapped = training.accelerator.prepare_model(training.model)
+    return wrapped, torch.compile(wrapped) if stage.compile else wrapped
+
+
+def batches_of_rank(training: Training) -> ControlNetBatches:
+    """This rank's share of the batches."""
+    stage, base = training.params.train_controlnet, training.base
+    return ControlNetBatches(
+        training.source,
+        Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment),
+        base.latent_shape(training.params.image_size),
+        base.num_train_timesteps,
+        training.distributed.rank,
+        training.distributed.world_size,
+    )
+
+
+class Logger:
+    """Sends curves and images to MLflow, and measures the validation loss, on rank 0.
+
+    Args:
+        training: the training.
+        run: the run in MLflow; None on other ranks.
+        start: the first step.
+    """
+
+    def __init__(self, training: Training, run: Run | None, start: int) -> None:
+        self.training, self.run = training, run
+        self.images: Split | None = None
+        if run:
+            count, size = training.params.tracking.images, training.params.image_size
+            self.images = load_evenly_spaced("validation", count, size)
+        self._restart_clock(start)
+
+    def log(self, done: int, learning_rate: float, gradient_norm: torch.Tensor) -> None:
+        """Log what is due after `done` steps. All ranks must call it."""
+        training, stage = self.training, self.training.params.train_controlnet
+        tracking, last = training.params.tracking, done == stage.steps
+        metrics: dict[str, float] = {}
+        if done % tracking.log_every == 0:
+            speed = (done - self._since) * stage.batch_size / (time.monotonic() - self._began)
+            metrics = {
+                "loss": training.losses.last(tracking.log_every),
+                "learning_rate": learning_rate,
+                "gradient_norm": float(gradient_norm),
+                "samples_per_second": speed,
+                "memory_megabytes": memory_megabytes(training.device),
+            } | training.bins.pop(training.accelerator.reduce)
+            self._restart_clock(done)
+        if not self.run:
+            return
+        if done % stage.validation_every == 0 or last:
+            metrics["validation_loss"] = validate(training, done)
+            self._restart_clock(done)
+        if metrics:
+            self.run.metrics(done, metrics)
+        if self.images and (done % tracking.images_every == 0 or last):
+            self.run.image(done, sample_images(training, self.images), "validation")
+            self._restart_clock(done)
+
+    def _restart_clock(self, step: int) -> None:
+        """Time the steps from here on: validation and sampling do not count."""
+        self._since, self._began = step, time.monotonic()
+
+
+@contextmanager
+def evaluation_weights(training: Training) -> Iterator[None]:
+    """The model in evaluation mode, with averaged weights (EMA) if there are any."""
+    if training.ema:
+        training.ema.store(training.weights)
+        training.ema.copy_to(training.weights)
+    training.model.controlnet.eval()
+    try:
+        with training.accelerator.autocast():
+            yield
+    finally:
+        training.model.controlnet.train()
+        if training.ema:
+            training.ema.restore(training.weights)
+
+
+def validate(training: Training, done: int) -> float:
+    """The validation loss, added to its curve."""
+    batch_size = training.params.encode_latents.batch_size
+    with evaluation_weights(training):
+        loss = validation_loss(
+            training.model,
+            training.base,
+            training.conditioning,
+            LatentSource("validation"),
+            batch_size,
         )
-        side = size // 2 ** (len(vae["block_out_channels"]) - 1)
-        steps = StepBatches(
-            self.source,
-            stage,
-            (vae["latent_channels"], side, side),
-            self.base.scheduler.config["num_train_timesteps"],
-            self.team.rank,
-            self.team.count,
+    training.validation.add(done, loss)
+    return loss
+
+
+def sample_images(training: Training, patches: Split) -> Any:
+    """Mask, real and generated image of some validation patches, always from the same noise.
+
+    Returns:
+        RGB, (height, width, 3).
+    """
+    with evaluation_weights(training):
+        images = generate_batch(
+            training.base,
+            training.model.controlnet,
+            training.conditioning,
+            requests_from_split(patches),
+            sampling_of(training.params),
+            training.params.generate_validation.seed,
         )
-        return DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(first, stage.steps),
-            num_workers=self.params.runtime.loaders,
-            worker_init_fn=ignore_stop_signals,
-            pin_memory=self.device.type == "cuda",
+    columns = [list(patches.images), list(images)]
+    return image_grid(list(patches.masks), columns, training.params.classes)
+
+
+def sampling_of(params: Params) -> Sampling:
+    """The settings that the model is meant to be sampled with."""
+    return Sampling(**params.train_controlnet.sampling.model_dump())
+
+
+def save(training: Training) -> None:
+    """Write the model with its card and aerialdreams.json, and the curves."""
+    params = training.params
+    with atomic_folder(CONTROLNET) as folder, evaluation_weights(training):
+        training.model.controlnet.save_pretrained(folder)
+        if params.train_controlnet.unlock_decoder_steps:
+            training.model.unet.save_pretrained(folder / FINETUNED_UNET)
+        loss, validation = training.losses.means()[-1][1], training.validation.values[-1][1]
+        card = controlnet_card(params, loss, validation)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        pixel_size = PIXEL * SIDE / params.image_size
+        ModelInfo(params.image_size, pixel_size, training.conditioning, sampling_of(params)).save(
+            folder
         )
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The networks with the averaged weights, where there are some."""
-        if self.ema:
-            self.ema.store(self.weights)
-            self.ema.copy_to(self.weights)
-        self.student.controlnet.eval()
-        try:
-            with self.accelerator.autocast():
-                yield
-        finally:
-            self.student.controlnet.train()
-            if self.ema:
-                self.ema.restore(self.weights)
-
-    def measure(self, done: int) -> float:
-        """The held-out loss, which is kept too."""
-        held, batch = LatentSource("validation"), self.params.encode_latents.batch
-        with self.averaged():
-            loss = held_out_loss(self.student, self.base, held, batch, self.params.classes)
-        self.held_out.add(done, loss)
-        return loss
-
-    def look(self, looks: Any) -> NDArray[np.uint8]:
-        """A sheet of validation patches (mask, real, generated), the same noise every time."""
-        settings, classes = self.params.generate_validation, self.params.classes
-        with self.averaged():
-            orders, controlnet = requests_from_split(looks), self.student.controlnet
-            images = generate_batch(self.base, controlnet, orders, settings, classes)
-        return image_grid(list(looks.masks), [list(looks.images), list(images)], classes)
-
-    def save(self) -> None:
-        """Write the model, with its card, and the curves."""
-        with atomic_folder(CONTROLNET) as folder, self.averaged():
-            self.student.controlnet.save_pretrained(folder)
-            if self.params.train_controlnet.unlock_decoder:
-                self.student.unet.save_pretrained(folder / UNET)
-            card = controlnet_card(
-                self.params, self.losses.means()[-1][1], self.held_out.values[-1][1]
-            )
-            (folder / "README.md").write_text(card, encoding="utf-8")
-            write_about(folder, self.params.image_size, self.params.classes)
-        write_curve(LOSSES, self.losses.means())
-        write_curve(HELD_OUT, self.held_out.values)
-
-
-def load_source(base: StableDiffusion, params: Params) -> TrainingSource:
-    """The train split, as its codes or, where latent_cache is false, as pictures."""
-    if params.train_controlnet.latent_cache:
-        return LatentSource("train")
-    return ImageSource("train", params.image_size, base.tokenizer)
+    write_curve(LOSSES, training.losses.means())
+    write_curve(VALIDATION, training.validation.values)
 
 
 def memory_megabytes(device: torch.device) -> float:
-    """The most of the GPU's memory that was in use, or this process's own of the machine's."""
+    """Peak memory allocated on the GPU, or the memory of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return float(psutil.Process().memory_info().rss / 1e6)

@@ -17,12 +17,14 @@ from aerialdreams.data.index import read_index
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.params import Params
 from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER
+from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.training.checkpoint import checkpoint_path
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import class_weights
-from aerialdreams.training.segmenter import SegmentationPatches, train_segmenter
+from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
 from aerialdreams.util.download import have_file
-from aerialdreams.util.files import atomic_folder, fingerprint
+from aerialdreams.util.files import atomic_folder
 from aerialdreams.util.progress import progress
 from aerialdreams.util.torch_setup import configure_torch
 
@@ -33,14 +35,22 @@ def main(params: Params) -> str:
     if params.train_segmenter.source == "ign":
         return take_igns(params)
     device, stage = configure_torch(params.torch_threads), params.train_segmenter
-    settings = [stage, params.image_size, params.torch_threads]
-    key = fingerprint(settings, __file__, [INDEX, IMAGES, MASKS])
-    lesson = TrainPatches(params.image_size)
-    masks = progress(lesson.masks(), "masks counted", "masks", len(lesson))
-    place = scratch_dir() / f"train-segmenter-{key}.pt"
-    weights = class_weights(masks)
+    settings = SegmenterSettings(
+        stage.seed, stage.channels, stage.steps, stage.batch_size, stage.learning_rate
+    )
+    patches = TrainPatches(params.image_size)
+    masks = progress(patches.masks(), "masks counted", "masks", len(patches))
+    decisive = settings.identity() | {"image_size": params.image_size}
+    rooms = ("data", "models", "training")
+    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], __file__, rooms)
     model, losses, checkpoint = train_segmenter(
-        lesson, weights, stage, place, params.runtime, device
+        patches,
+        class_weights(masks),
+        settings,
+        checkpoint_path(scratch_dir(), "train-segmenter", identity),
+        params.runtime.checkpoint_every,
+        params.runtime.loaders,
+        device,
     )
     with atomic_folder(SEGMENTER) as folder:
         model.save(folder)
@@ -49,7 +59,7 @@ def main(params: Params) -> str:
     checkpoint.remove()
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
-        f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(lesson)} patches,"
+        f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(patches)} patches,"
         f" loss {losses.means()[-1][1]:.3f}"
     )
 
@@ -68,7 +78,7 @@ def take_igns(params: Params) -> str:
 
 
 class TrainPatches(SegmentationPatches):
-    """The train split's images and masks, at `size` pixels a side."""
+    """Images and masks of the train split, at `size` pixels a side."""
 
     def __init__(self, size: int) -> None:
         index = read_index()
@@ -78,17 +88,17 @@ class TrainPatches(SegmentationPatches):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, place: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = read_image(IMAGES / f"IMG_{self.ids[place]}.png")
-        return resize_image(image, self.size), self.mask(place)
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image = read_image(IMAGES / f"IMG_{self.ids[row]}.png")
+        return resize_image(image, self.size), self.mask(row)
 
-    def mask(self, place: int) -> NDArray[np.uint8]:
-        """One patch's mask."""
-        return resize_mask(read_mask(MASKS / f"MSK_{self.ids[place]}.png"), self.size)
+    def mask(self, row: int) -> NDArray[np.uint8]:
+        """The mask of a patch, class ids, (size, size)."""
+        return resize_mask(read_mask(MASKS / f"MSK_{self.ids[row]}.png"), self.size)
 
     def masks(self) -> Iterator[NDArray[np.uint8]]:
-        """All masks, one after the other."""
-        return (self.mask(place) for place in range(len(self)))
+        """All masks."""
+        return (self.mask(row) for row in range(len(self)))
 
 
 CARD = f"""---

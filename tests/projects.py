@@ -26,14 +26,15 @@ SMALL = {
     },
     "base_model": {
         "tiny": {
-            "vae": {"steps": 40, "whole_steps": 10, "channels": [8, 16]},
+            "vae": {"steps": 40, "full_image_steps": 10, "channels": [8, 16]},
             "unet": {"steps": 30, "channels": [16, 24, 32]},
         },
     },
     "evaluate_utility": {"seeds": 2, "steps": 10},
     "train_segmenter": {"steps": 60, "channels": [8, 16, 24]},
-    "train_controlnet": {"steps": 40, "log_every": 10, "images_every": 20, "images": 2},
-    "generate_validation": {"steps": 2, "batch": 4, "grid_rows": 2},
+    "train_controlnet": {"steps": 40, "sampling": {"steps": 2}},
+    "tracking": {"log_every": 10, "images_every": 20, "images": 2},
+    "generate_validation": {"batch_size": 4, "grid_rows": 2},
 }
 
 

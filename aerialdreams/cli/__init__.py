@@ -33,12 +33,14 @@ def main(words: list[str] | None = None) -> None:
     generate.add_argument("--negative-prompt", default="", help="not wanted; with guidance above 1")
     generate.add_argument("--output", type=Path, help=".tif or .png; MASK-photograph otherwise")
     generate.add_argument("--seed", type=int, default=0, help="another gives another image")
-    generate.add_argument("--steps", type=int, default=20, help="of denoising (20)")
-    generate.add_argument("--guidance", type=float, default=1.0, help="by the prompt; 1 is none")
+    generate.add_argument("--steps", type=int, help="denoising steps; default: the model's")
     generate.add_argument(
-        "--conditioning-scale", type=float, default=1.3, help="how closely the mask is followed"
+        "--guidance", type=float, help="classifier-free guidance scale; 1 turns it off"
     )
-    generate.add_argument("--scheduler", choices=["ddim", "dpm++", "unipc"], default="ddim")
+    generate.add_argument(
+        "--conditioning-scale", type=float, help="how closely the mask is followed"
+    )
+    generate.add_argument("--sampler", choices=["ddim", "dpm++", "unipc"])
     generate.add_argument("--pixel", type=float, help="metres a pixel, where the mask does not say")
     generate.add_argument(
         "--off-palette", type=float, default=0.01, help="share of other colours that is taken"
@@ -174,17 +176,17 @@ def run_generate(given: argparse.Namespace) -> str:
     from aerialdreams.data.images import write_image
     from aerialdreams.data.mask_files import GEOTIFF, read_user_mask, resample_mask
     from aerialdreams.data.rasters import write_geotiff
-    from aerialdreams.models.model_info import read_about
+    from aerialdreams.models.model_info import ModelInfo
     from aerialdreams.util.files import dvc_md5
 
-    about = read_about(given.controlnet)
-    own = read_user_mask(given.mask, about.classes, given.off_palette)
+    info = ModelInfo.load(given.controlnet)
+    own = read_user_mask(given.mask, list(info.conditioning.classes), given.off_palette)
     if own.off_palette:
         print(f"{given.mask}: {own.off_palette:.2%} of its pixels were taken for the nearest class")
     if own.placed and not own.placed.crs:
         print(f"{given.mask}: has no CRS; neither will the photograph", file=sys.stderr)
-    pixel = own.placed.transform.a if own.placed else given.pixel or about.pixel
-    own = resample_mask(own, about.pixel, pixel)
+    pixel = own.placed.transform.a if own.placed else given.pixel or info.pixel_size
+    own = resample_mask(own, info.pixel_size, pixel)
     suffix = ".tif" if own.placed else ".png"
     output = given.output or given.mask.with_name(f"{given.mask.stem}-photograph{suffix}")
     geotiff = output.suffix.lower() in GEOTIFF[:2]
@@ -203,7 +205,7 @@ def run_generate(given: argparse.Namespace) -> str:
         guidance=given.guidance,
         conditioning_scale=given.conditioning_scale,
         negative_prompt=given.negative_prompt,
-        scheduler=given.scheduler,
+        sampler=given.sampler,
     )
     if geotiff and own.placed:
         tags = {
@@ -217,7 +219,9 @@ def run_generate(given: argparse.Namespace) -> str:
         write_geotiff(output, image, own.placed, tags)
     else:
         write_image(output, image)
-    return f"{output}: {image.shape[1]} x {image.shape[0]} pixels of {about.pixel:.2f} m painted"
+    return (
+        f"{output}: {image.shape[1]} x {image.shape[0]} pixels of {info.pixel_size:.2f} m painted"
+    )
 
 
 if __name__ == "__main__":

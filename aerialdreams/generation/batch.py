@@ -1,4 +1,4 @@
-"""Generate one batch of images."""
+"""Generate one batch of images with diffusers' own pipelines."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,18 +13,17 @@ from diffusers import (
 from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import Split
-from aerialdreams.data.land_cover import LandCoverClass
-from aerialdreams.models.conditioning import condition_of
-from aerialdreams.models.stable_diffusion import StableDiffusion, make_sampler
-from aerialdreams.params import GenerateValidation
+from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.sampling import Sampling, make_sampler
+from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.util.seeding import seeded_generator
 
 
 class GenerationRequest(NamedTuple):
-    """An image that is asked for."""
+    """One image to generate."""
 
-    name: str  # with the seed, it decides the noise that the image begins with
-    mask: NDArray[np.uint8]  # class ids, (size, size), at the image's size
+    noise_key: str  # with the seed, it determines the initial noise
+    mask: NDArray[np.uint8]  # class ids, (size, size), at the size of the image
     prompt: str
 
 
@@ -32,19 +31,23 @@ class GenerationRequest(NamedTuple):
 def generate_batch(
     base: StableDiffusion,
     controlnet: ControlNetModel | None,
-    orders: Sequence[GenerationRequest],
-    settings: GenerateValidation,
-    classes: list[LandCoverClass],
+    conditioning: MaskConditioning,
+    requests: Sequence[GenerationRequest],
+    sampling: Sampling,
+    seed: int,
+    negative_prompt: str = "",
 ) -> NDArray[np.uint8]:
-    """Images for a batch of masks, by diffusers' own pipelines.
+    """Generate images for a batch of masks.
 
     Args:
         base: the base model.
-        controlnet: what makes it follow the masks. None is a ControlNet before its first step: its
-            outputs are all zero then (Zhang et al. 2023), which leaves the base model alone.
-        orders: masks of one size, with their prompts.
-        settings: seed, scheduler, steps, guidance, negative prompt and conditioning scale.
-        classes: the class table.
+        controlnet: the ControlNet, or None for one before its first training step: its residuals
+            are all zero then (Zhang et al. 2023, arXiv 2302.05543), which leaves the base model.
+        conditioning: how the ControlNet takes masks.
+        requests: masks of one size with their prompts.
+        sampling: sampler, steps, guidance and conditioning scale.
+        seed: each image's initial noise is a function of it and of the request's `noise_key`.
+        negative_prompt: what to steer away from; needs guidance above 1.
 
     Returns:
         RGB in 0..255, shape (batch, size, size, 3).
@@ -54,39 +57,34 @@ def generate_batch(
         "text_encoder": base.text_encoder,
         "tokenizer": base.tokenizer,
         "unet": base.unet,
-        "scheduler": make_sampler(base, settings.scheduler),
+        "scheduler": make_sampler(base, sampling.sampler),
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
     }
-    masks = np.stack([order.mask for order in orders])
+    masks = np.stack([request.mask for request in requests])
+    arguments: dict[str, Any] = {
+        "prompt": [request.prompt for request in requests],
+        "generator": [seeded_generator(seed, "image", request.noise_key) for request in requests],
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance,
+        "output_type": "np",
+    }
+    if sampling.guidance > 1:
+        arguments["negative_prompt"] = [negative_prompt] * len(requests)
     if controlnet is None:
         pipeline = StableDiffusionPipeline(**parts)
-        condition: dict[str, Any] = {"height": masks.shape[1], "width": masks.shape[2]}
+        arguments |= {"height": masks.shape[1], "width": masks.shape[2]}
     else:
         pipeline = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
-        planes = controlnet.config["conditioning_channels"]
-        condition = {
-            "image": condition_of(torch.from_numpy(masks), planes, classes),
-            "controlnet_conditioning_scale": settings.conditioning_scale,
-        }
+        arguments["image"] = conditioning(torch.from_numpy(masks))
+        arguments["controlnet_conditioning_scale"] = sampling.conditioning_scale
     pipeline.set_progress_bar_config(disable=True)
-    if settings.guidance > 1:
-        condition["negative_prompt"] = [settings.negative_prompt] * len(orders)
-    images: NDArray[np.float32] = pipeline(
-        prompt=[order.prompt for order in orders],
-        generator=[seeded_generator(settings.seed, "image", order.name) for order in orders],
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance,
-        output_type="np",
-        **condition,
-    ).images
+    images: NDArray[np.float32] = pipeline(**arguments).images
     return np.rint(images * 255).astype(np.uint8)
 
 
 def requests_from_split(split: Split) -> list[GenerationRequest]:
-    """A split's masks with their captions, each patch's image its own."""
-    return [
-        GenerationRequest(*row)
-        for row in zip(split.patch_ids, split.masks, split.captions, strict=True)
-    ]
+    """One request per patch: its mask and caption, with noise of its own."""
+    rows = zip(split.patch_ids, split.masks, split.captions, strict=True)
+    return [GenerationRequest(*row) for row in rows]

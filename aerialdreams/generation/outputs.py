@@ -10,7 +10,7 @@ from aerialdreams.paths import GENERATED
 MANIFEST = "manifest.json"
 
 
-HELD_OUT = ("validation", "test")
+EVALUATED_SPLITS = ("validation", "test")
 
 
 # Folders of a split that are judged: by the ControlNet, and by the same before its first step.

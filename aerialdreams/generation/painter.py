@@ -1,4 +1,4 @@
-"""Photographs for masks of any size: tiles of the trained size, blended at every denoising step."""
+"""Images for masks of any size: overlapping tiles, blended at every denoising step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,42 +10,44 @@ from torch import Tensor
 
 from aerialdreams.data.dataset import batched
 from aerialdreams.errors import UserError
-from aerialdreams.models.conditioning import condition_of
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
-from aerialdreams.models.model_info import read_about
-from aerialdreams.models.stable_diffusion import encode_prompts, load_stable_diffusion, make_sampler
+from aerialdreams.models.model_info import ModelInfo
+from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
+from aerialdreams.models.stable_diffusion import encode_prompts, load_stable_diffusion
 from aerialdreams.paths import BASE, CONTROLNET
 from aerialdreams.util.progress import progress
 from aerialdreams.util.seeding import seeded_generator
 
-Make = Callable[[list[tuple[int, int]]], Tensor]  # pictures or predictions of some tiles
+Corner = tuple[int, int]  # row and column of a tile's upper left latent pixel
+MIN_WEIGHT = 1e-3  # of a tile at its edge, so that no weight is zero at the image's edge
 
 
 class Painter:
-    """A trained ControlNet and its base model, ready to paint masks.
+    """A trained ControlNet with its base model, ready to generate images for masks.
 
         painter = Painter()
-        photograph = painter.paint(mask, "Aerial view of Brest, Finistère. water, building.")
+        image = painter.paint(mask, "Aerial view of Brest, Finistère. water, building.")
 
     Args:
-        controlnet: its folder, as train-controlnet writes it.
-        base: the base model's folder.
-        batch: tiles at a time.
+        controlnet: folder of the ControlNet, as train-controlnet writes it.
+        base: folder of the base model.
+        batch_size: tiles that are computed at once.
+
+    Attributes:
+        info: class table, image size, pixel size and default sampling settings of the model.
 
     Raises:
         UserError: a model is missing or damaged.
     """
 
     def __init__(
-        self, controlnet: Path | str = CONTROLNET, base: Path | str = BASE, batch: int = 4
+        self, controlnet: Path | str = CONTROLNET, base: Path | str = BASE, batch_size: int = 4
     ) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.about, self.batch = read_about(Path(controlnet)), batch
+        self.info, self.batch_size = ModelInfo.load(Path(controlnet)), batch_size
         self.controlnet = load_controlnet(Path(controlnet)).to(device)
-        self.base = with_finetuned_unet(
-            load_stable_diffusion(Path(base)).to(device), Path(controlnet)
-        )
-        self.factor = int(2 ** (len(self.base.vae.config["block_out_channels"]) - 1))
+        base_model = load_stable_diffusion(Path(base)).to(device)
+        self.base = with_finetuned_unet(base_model, Path(controlnet))
 
     @torch.no_grad()
     def paint(
@@ -53,146 +55,174 @@ class Painter:
         mask: NDArray[np.uint8],
         prompt: str,
         seed: int = 0,
-        steps: int = 20,
-        guidance: float = 1.0,
-        conditioning_scale: float = 1.0,
         negative_prompt: str = "",
-        scheduler: str = "ddim",
+        sampler: SamplerName | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        conditioning_scale: float | None = None,
     ) -> NDArray[np.uint8]:
-        """A photograph of what a mask says, pixel for pixel.
+        """Generate the image of a mask, one pixel of the image per pixel of the mask.
 
-        Masks larger than the model's images are painted in tiles that overlap by half. What the
-        model predicts is averaged where tiles meet, at every step (MultiDiffusion, Bar-Tal et al.
-        2023, arXiv 2302.08113), with weights that fade towards a tile's edge, so that none is seen.
-        Memory grows by the mask's own size, not by the number of tiles.
+        Masks larger than the model's images are covered with tiles that overlap by half. At every
+        denoising step the predictions of overlapping tiles are averaged (MultiDiffusion, Bar-Tal et
+        al. 2023, arXiv 2302.08113), with weights that fall off towards a tile's edge, so that there
+        are no seams. Memory grows with the size of the mask, not with the number of tiles.
 
         Args:
-            mask: class ids, (height, width), at `about.pixel` metres a pixel.
-            prompt: what it shows, as the captions that it was trained with.
-            seed: of the noise that it begins with.
-            steps: of denoising.
-            guidance: 1 draws by the prompt alone; above, more of what it asks for.
-            conditioning_scale: of the ControlNet's outputs.
-            negative_prompt: what is not wanted; with guidance above 1.
-            scheduler: ddim, dpm++ or unipc.
+            mask: class ids, (height, width), at `info.pixel_size` metres per pixel.
+            prompt: what the image shows, in the form of the training captions.
+            seed: of the initial noise.
+            negative_prompt: what to steer away from; needs guidance above 1.
+            sampler: ddim, dpm++ or unipc. None, here and below: as the model was meant to be
+                sampled (`info.sampling`).
+            steps: denoising steps.
+            guidance: classifier-free guidance scale; 1 turns it off.
+            conditioning_scale: factor on the ControlNet's residuals.
 
         Returns:
             RGB, (height, width, 3).
 
         Raises:
-            UserError: the mask has ids that are no class.
+            UserError: the mask has ids outside the class table.
+            ValueError: a sampling setting is out of range.
         """
+        sampling = self.info.sampling.override(
+            sampler=sampler, steps=steps, guidance=guidance, conditioning_scale=conditioning_scale
+        )
         height, width = mask.shape
         padded = self._pad(mask)
-        shape = (self.base.unet.config["in_channels"], *(s // self.factor for s in padded.shape))
-        device = self.base.unet.device
-        steps_of = make_sampler(self.base, scheduler)
-        steps_of.set_timesteps(steps, device=device)
-        codes = torch.randn(shape, generator=seeded_generator(seed, "paint")).to(device)
-        codes = codes[None] * steps_of.init_noise_sigma
-        texts = encode_prompts(self.base, [prompt, negative_prompt] if guidance > 1 else [prompt])
-        for time in progress(steps_of.timesteps, "painting", "steps", len(steps_of.timesteps)):
-            scaled = steps_of.scale_model_input(codes, time)
-            predicted = self._blend(
-                lambda tiles, scaled=scaled, time=time: self._predict(  # type: ignore[misc]
-                    scaled, padded, tiles, time, texts, guidance, conditioning_scale
+        factor, device = self.base.vae_scale_factor, self.base.unet.device
+        channels = self.base.unet.config["in_channels"]
+        shape = (channels, padded.shape[0] // factor, padded.shape[1] // factor)
+        scheduler = make_sampler(self.base, sampling.sampler)
+        scheduler.set_timesteps(sampling.steps, device=device)
+        noise = torch.randn(shape, generator=seeded_generator(seed, "paint")).to(device)
+        latents = noise[None] * scheduler.init_noise_sigma
+        prompts = [prompt, negative_prompt] if sampling.guidance > 1 else [prompt]
+        texts = encode_prompts(self.base, prompts)
+        timesteps = scheduler.timesteps
+        for timestep in progress(timesteps, "denoising", "steps", len(timesteps)):
+            model_input = scheduler.scale_model_input(latents, timestep)
+            prediction = self._blend(
+                lambda tiles, model_input=model_input, timestep=timestep: self._predict(  # type: ignore[misc]
+                    model_input, padded, tiles, timestep, texts, sampling
                 ),
                 shape,
             )
-            codes = steps_of.step(predicted[None], time, codes, return_dict=False)[0]
-        codes = codes / self.base.vae.config["scaling_factor"]
-        image = self._blend(lambda tiles: self._decode(codes, tiles), shape, self.factor)
+            latents = scheduler.step(prediction[None], timestep, latents, return_dict=False)[0]
+        latents = latents / self.base.vae.config["scaling_factor"]
+        image = self._blend(lambda tiles: self._decode(latents, tiles), shape, factor)
         pixels = ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu()
         return pixels.numpy()[:height, :width]
 
     def _pad(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The mask, its edge repeated to a tile at least and to whole pixels of the code."""
-        if mask.ndim != 2 or not 1 <= mask.min() <= mask.max() <= len(self.about.classes):
+        """The mask, extended by its edge to at least one tile and to whole latent pixels."""
+        num_classes = len(self.info.conditioning.classes)
+        if mask.ndim != 2 or not 1 <= mask.min() <= mask.max() <= num_classes:
             raise UserError(
                 f"the mask has shape {mask.shape} and ids {mask.min()} to {mask.max()}; it must be"
-                f" (height, width), with ids 1 to {len(self.about.classes)}"
+                f" (height, width) with ids 1 to {num_classes}"
             )
-        sizes = [
-            max(self.about.image_size, -(-side // self.factor) * self.factor) for side in mask.shape
-        ]
+        factor = self.base.vae_scale_factor
+        sizes = [max(self.info.image_size, -(-side // factor) * factor) for side in mask.shape]
         missing = [(0, size - side) for size, side in zip(sizes, mask.shape, strict=True)]
         return np.pad(mask, missing, mode="edge")
 
-    def _tiles(self, height: int, width: int) -> list[tuple[int, int]]:
-        """North-west corners of the tiles in the code, from north to south."""
-        side = self.about.image_size // self.factor
+    @property
+    def _tile_size(self) -> int:
+        """Height and width of a tile, in latent pixels."""
+        return self.info.image_size // self.base.vae_scale_factor
+
+    def _tiles(self, height: int, width: int) -> list[Corner]:
+        """The tiles that cover latents of some size, row by row."""
+        size = self._tile_size
         rows, columns = (
-            [*range(0, length - side, side // 2), length - side] for length in (height, width)
+            [*range(0, length - size, size // 2), length - size] for length in (height, width)
         )
         return [(y, x) for y in rows for x in columns]
 
-    def _blend(self, make: Make, shape: tuple[int, ...], scale: int = 1) -> Tensor:
-        """What `make` gives for the tiles of a code of some shape, averaged where they overlap.
+    def _blend(
+        self,
+        compute: Callable[[list[Corner]], Tensor],
+        shape: tuple[int, ...],
+        scale: int = 1,
+    ) -> Tensor:
+        """Compute all tiles and average them where they overlap.
 
-        Tiles are summed one by one, in their order: their batches change nothing.
+        Tiles are added one by one in their order, so that the batch size changes nothing.
+
+        Args:
+            compute: gives tensors (tiles, channels, size * scale, size * scale) for some tiles.
+            shape: of the latents, (channels, height, width).
+            scale: pixels of the result per latent pixel.
+
+        Returns:
+            (channels, height * scale, width * scale).
         """
-        side = self.about.image_size // self.factor * scale
-        ramp = (torch.arange(side) + 0.5) / side
-        fade = torch.sin(torch.pi * ramp) ** 2
-        weight = (fade[:, None] * fade[None]).to(self.base.unet.device) + 1e-3
+        size = self._tile_size * scale
+        ramp = (torch.arange(size) + 0.5) / size
+        falloff = torch.sin(torch.pi * ramp) ** 2
+        weight = (falloff[:, None] * falloff[None]).to(self.base.unet.device) + MIN_WEIGHT
         total: Tensor | None = None
         weights = torch.zeros(shape[1] * scale, shape[2] * scale, device=weight.device)
-        for tiles in batched(self._tiles(*shape[1:]), self.batch):
-            for (y, x), made in zip(tiles, make(tiles), strict=True):
+        for tiles in batched(self._tiles(*shape[1:]), self.batch_size):
+            for (y, x), tile in zip(tiles, compute(tiles), strict=True):
                 if total is None:
-                    total = torch.zeros(len(made), *weights.shape, device=weight.device)
-                area = (slice(y * scale, y * scale + side), slice(x * scale, x * scale + side))
-                total[:, *area] += made * weight
+                    total = torch.zeros(len(tile), *weights.shape, device=weight.device)
+                area = (slice(y * scale, y * scale + size), slice(x * scale, x * scale + size))
+                total[:, *area] += tile * weight
                 weights[area] += weight
         assert total is not None
         return total / weights
 
     def _predict(
         self,
-        codes: Tensor,
+        latents: Tensor,
         mask: NDArray[np.uint8],
-        tiles: list[tuple[int, int]],
-        time: Tensor,
+        tiles: list[Corner],
+        timestep: Tensor,
         texts: Tensor,
-        guidance: float,
-        conditioning_scale: float,
+        sampling: Sampling,
     ) -> Tensor:
-        """What the UNet predicts for some tiles, (tiles, channels, h, w)."""
-        side, size = self.about.image_size // self.factor, self.about.image_size
-        noisy = torch.cat([codes[:, :, y : y + side, x : x + side] for y, x in tiles])
-        corners = [(y * self.factor, x * self.factor) for y, x in tiles]
-        masks = np.stack([mask[y : y + size, x : x + size] for y, x in corners])
-        planes = self.controlnet.config["conditioning_channels"]
-        condition = condition_of(torch.from_numpy(masks), planes, self.about.classes)
-        results = []
+        """The UNet's prediction for some tiles, with guidance, (tiles, channels, size, size)."""
+        size, factor = self._tile_size, self.base.vae_scale_factor
+        noisy = torch.cat([latents[:, :, y : y + size, x : x + size] for y, x in tiles])
+        areas = [
+            (slice(y * factor, (y + size) * factor), slice(x * factor, (x + size) * factor))
+            for y, x in tiles
+        ]
+        masks = torch.from_numpy(np.stack([mask[area] for area in areas]))
+        conditioning = self.info.conditioning(masks.to(noisy.device))
+        predictions = []
         for text in texts:
             captions = text.expand(len(tiles), *text.shape)
-            down, middle = self.controlnet(
+            down, mid = self.controlnet(
                 noisy,
-                time,
+                timestep,
                 captions,
-                condition.to(noisy.device),
-                conditioning_scale=conditioning_scale,
+                conditioning,
+                conditioning_scale=sampling.conditioning_scale,
                 return_dict=False,
             )
-            results.append(
+            predictions.append(
                 self.base.unet(
                     noisy,
-                    time,
+                    timestep,
                     captions,
                     down_block_additional_residuals=down,
-                    mid_block_additional_residual=middle,
+                    mid_block_additional_residual=mid,
                     return_dict=False,
                 )[0]
             )
-        wanted: Tensor = results[0]
-        if len(results) > 1:
-            wanted = results[1] + guidance * (wanted - results[1])
-        return wanted
+        prediction: Tensor = predictions[0]
+        if len(predictions) > 1:
+            negative = predictions[1]
+            prediction = negative + sampling.guidance * (prediction - negative)
+        return prediction
 
-    def _decode(self, codes: Tensor, tiles: list[tuple[int, int]]) -> Tensor:
-        """The pictures of some tiles, (tiles, 3, size, size), -1..1."""
-        side = self.about.image_size // self.factor
-        cut = torch.cat([codes[:, :, y : y + side, x : x + side] for y, x in tiles])
-        decoded: Tensor = self.base.vae.decode(cut, return_dict=False)[0]
+    def _decode(self, latents: Tensor, tiles: list[Corner]) -> Tensor:
+        """The decoded images of some tiles, (tiles, 3, image_size, image_size), -1..1."""
+        size = self._tile_size
+        parts = torch.cat([latents[:, :, y : y + size, x : x + size] for y, x in tiles])
+        decoded: Tensor = self.base.vae.decode(parts, return_dict=False)[0]
         return decoded

@@ -1,26 +1,68 @@
-"""How a mask becomes a ControlNet's conditioning."""
+"""How a land-cover mask becomes the conditioning image of a ControlNet."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from aerialdreams.data.flair import CLASS_COUNT
 from aerialdreams.data.land_cover import LandCoverClass, palette
 
+Encoding = Literal["one_hot", "colours"]
 
-def condition_of(masks: Tensor, planes: int, classes: list[LandCoverClass]) -> Tensor:
-    """Masks as a ControlNet takes them.
 
-    Args:
-        masks: class ids, uint8, shape (batch, height, width).
-        planes: the ControlNet's `conditioning_channels`: 19 for one-hot masks, 3 for colours.
-        classes: the class table, for their colours.
+@dataclass(frozen=True)
+class MaskConditioning:
+    """Turns masks of class ids into a ControlNet's conditioning image.
 
-    Returns:
-        Shape (batch, planes, height, width), on the masks' device: 0 or 1, channel = class id - 1;
-        or red, green, blue in 0..1, as diffusers' pipelines make them of a picture.
+    It is saved with every ControlNet that the pipeline trains (see `models.model_info`), so that
+    whoever loads the model encodes masks as in training.
+
+    Attributes:
+        encoding: `one_hot`, one channel per class, 0 or 1; or `colours`, the class table's RGB
+            colours, 0..1, which is what diffusers' pipelines make of a picture.
+        classes: the class table; a class id is its position, counted from 1.
     """
-    if planes == CLASS_COUNT:
-        hot = torch.nn.functional.one_hot(masks.long() - 1, CLASS_COUNT)
-        return hot.permute(0, 3, 1, 2).float()
-    table = torch.frombuffer(bytearray(palette(classes)), dtype=torch.uint8).reshape(256, 3)
-    return (table.to(masks.device)[masks.long()] / 255).permute(0, 3, 1, 2).contiguous()
+
+    encoding: Encoding
+    classes: tuple[LandCoverClass, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the conditioning image: ControlNetModel's `conditioning_channels`."""
+        return len(self.classes) if self.encoding == "one_hot" else 3
+
+    def __call__(self, masks: Tensor) -> Tensor:
+        """Encode masks.
+
+        Args:
+            masks: class ids from 1 to len(classes), uint8, shape (batch, height, width).
+
+        Returns:
+            Float32, shape (batch, channels, height, width), on the masks' device. With `one_hot`
+            channel = class id - 1.
+        """
+        if self.encoding == "one_hot":
+            planes = torch.nn.functional.one_hot(masks.long() - 1, len(self.classes))
+            return planes.permute(0, 3, 1, 2).float()
+        table = torch.frombuffer(bytearray(palette(list(self.classes))), dtype=torch.uint8)
+        colours = table.reshape(256, 3).to(masks.device)[masks.long()] / 255
+        return colours.permute(0, 3, 1, 2).contiguous()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `from_dict` reads them."""
+        table = [land_cover.model_dump() for land_cover in self.classes]
+        return {"encoding": self.encoding, "classes": table}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MaskConditioning":
+        """Read what `to_dict` gives.
+
+        Raises:
+            ValueError: the encoding is unknown or a class is malformed.
+            KeyError: a value is missing.
+        """
+        if values["encoding"] not in ("one_hot", "colours"):
+            raise ValueError(f"unknown mask encoding {values['encoding']!r}")
+        classes = tuple(LandCoverClass.model_validate(row) for row in values["classes"])
+        return cls(values["encoding"], classes)

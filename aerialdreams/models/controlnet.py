@@ -1,27 +1,22 @@
-"""ControlNets: new, loaded, fine-tuned UNet."""
+"""ControlNets: created from a base model's UNet, or loaded; the UNet fine-tuned with one."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import (
-    ControlNetModel,
-    UNet2DConditionModel,
-)
+from diffusers import ControlNetModel, UNet2DConditionModel
 
-from aerialdreams.data.flair import CLASS_COUNT
 from aerialdreams.errors import UserError
+from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.paths import CONTROLNET
 
-UNET = "unet"  # folder beside the ControlNet's weights, where the decoder was trained with it
-
-
-COLOUR_PLANES = 3
+# Folder in the ControlNet's, with the UNet whose decoder was trained along with it.
+FINETUNED_UNET = "unet"
 
 
 def load_controlnet(folder: Path = CONTROLNET) -> ControlNetModel:
-    """Read a ControlNet in diffusers' layout.
+    """Load a ControlNet from a folder in diffusers' layout, in evaluation mode.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -34,39 +29,50 @@ def load_controlnet(folder: Path = CONTROLNET) -> ControlNetModel:
 
 
 def with_finetuned_unet(base: StableDiffusion, folder: Path = CONTROLNET) -> StableDiffusion:
-    """The base model with the UNet that was trained beside a ControlNet, if one was."""
-    if not (folder / UNET).is_dir():
+    """The base model with the UNet that was fine-tuned with the ControlNet, if there is one.
+
+    Raises:
+        UserError: the UNet's folder is damaged.
+    """
+    path = folder / FINETUNED_UNET
+    if not path.is_dir():
         return base
-    unet = UNet2DConditionModel.from_pretrained(folder / UNET)
+    try:
+        unet = UNet2DConditionModel.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{path}: no UNet ({message}); `dvc checkout` it") from None
     return replace(base, unet=unet.requires_grad_(False).eval().to(base.unet.device))
 
 
 def new_controlnet(
-    unet: UNet2DConditionModel, channels: list[int], condition: str, seed: int
+    unet: UNet2DConditionModel,
+    conditioning: MaskConditioning,
+    embedding_channels: list[int],
+    seed: int,
 ) -> ControlNetModel:
-    """A ControlNet that does nothing yet: its outputs are zero until it is trained.
+    """A ControlNet before training: its residuals are zero, so that it changes nothing.
 
     Args:
-        unet: the base model's, from which the weights of the encoder are copied.
-        channels: widths of the network that takes the mask down to the latent's size; each after
-            the first halves it.
-        condition: "one_hot", a plane for each class, or "colours", the mask in its LUT's colours.
-        seed: of that network's weights.
+        unet: the base model's; its encoder's weights are copied.
+        conditioning: how masks are encoded.
+        embedding_channels: widths of the network that reduces the conditioning image to the size of
+            the latents; each after the first halves it.
+        seed: of that network's initial weights.
     """
     torch.manual_seed(seed)
-    planes = CLASS_COUNT if condition == "one_hot" else COLOUR_PLANES
     controlnet = ControlNetModel.from_unet(
         unet,
-        conditioning_channels=planes,
-        conditioning_embedding_out_channels=tuple(channels),
+        conditioning_channels=conditioning.channels,
+        conditioning_embedding_out_channels=tuple(embedding_channels),
     )
-    # With torch's own start each layer would hand on a third of its signal and the mask would be
-    # noticed thousands of steps later. He et al. 2015 (arXiv 1502.01852) keeps its strength; the
-    # last layer stays zero, as ControlNet wants it.
+    # torch's default initialisation shrinks the signal to a third in each layer, so that the mask
+    # has no effect for thousands of steps. He et al. 2015 (arXiv 1502.01852) preserves its
+    # variance. The last layer stays zero, as ControlNet requires.
     embedding = controlnet.controlnet_cond_embedding
     for layer in (embedding.conv_in, *embedding.blocks):
         torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    if condition == "one_hot":  # only one of the planes is 1 at a pixel
+    if conditioning.encoding == "one_hot":  # only one of the channels is 1 at each pixel
         with torch.no_grad():
-            embedding.conv_in.weight *= CLASS_COUNT**0.5
+            embedding.conv_in.weight *= conditioning.channels**0.5
     return controlnet

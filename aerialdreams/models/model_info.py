@@ -1,42 +1,64 @@
-"""What a ControlNet was told of its masks: it lies with the model, and is never guessed."""
+"""aerialdreams.json: what generation needs to know of a ControlNet, saved beside its weights."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from aerialdreams.data.flair import PIXEL, SIDE
-from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
+from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.sampling import Sampling
 from aerialdreams.util.files import write_json
 
-ABOUT = "aerialdreams.json"
+FILE_NAME = "aerialdreams.json"
 
 
-class About(NamedTuple):
-    """The ground and the classes that a ControlNet was trained on."""
+@dataclass(frozen=True)
+class ModelInfo:
+    """Everything that generation needs beside the weights.
 
-    image_size: int  # pixels a side
-    pixel: float  # metres
-    classes: list[LandCoverClass]
-
-
-def write_about(folder: Path, image_size: int, classes: list[LandCoverClass]) -> None:
-    """Write it into the model's folder."""
-    table = [land_cover.model_dump() for land_cover in classes]
-    about = {"image_size": image_size, "pixel_metres": PIXEL * SIDE / image_size, "classes": table}
-    write_json(folder / ABOUT, about)
-
-
-def read_about(folder: Path) -> About:
-    """Read it.
-
-    Raises:
-        UserError: it is missing or damaged.
+    Attributes:
+        image_size: height and width of the images that the model was trained on, pixels.
+        pixel_size: ground size of a pixel, metres.
+        conditioning: how masks are encoded.
+        sampling: the settings that the model is meant to be sampled with, used by default.
     """
-    path = folder / ABOUT
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        classes = [LandCoverClass.model_validate(row) for row in about["classes"]]
-        return About(int(about["image_size"]), float(about["pixel_metres"]), classes)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: {error}; it lies with every ControlNet that we train") from None
+
+    image_size: int
+    pixel_size: float
+    conditioning: MaskConditioning
+    sampling: Sampling
+
+    def save(self, folder: Path) -> None:
+        """Write aerialdreams.json into the model's folder."""
+        values = {
+            "image_size": self.image_size,
+            "pixel_size_metres": self.pixel_size,
+            "conditioning": self.conditioning.to_dict(),
+            "sampling": asdict(self.sampling),
+        }
+        write_json(folder / FILE_NAME, values)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ModelInfo":
+        """Read aerialdreams.json from a model's folder.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        path = folder / FILE_NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                image_size=int(values["image_size"]),
+                pixel_size=float(values["pixel_size_metres"]),
+                conditioning=MaskConditioning.from_dict(values["conditioning"]),
+                sampling=Sampling(**values["sampling"]),
+            )
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: not found; name a ControlNet trained by this pipeline, or run `dvc repro"
+                " train-controlnet`"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{path}: cannot be read ({message}); `dvc checkout` it") from None

@@ -1,18 +1,10 @@
-"""Stable Diffusion in diffusers' layout."""
+"""Stable Diffusion in diffusers' layout: its parts, and text as embeddings."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    UNet2DConditionModel,
-    UniPCMultistepScheduler,
-)
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -22,7 +14,7 @@ from aerialdreams.paths import BASE
 
 @dataclass
 class StableDiffusion:
-    """The parts of a Stable Diffusion pipeline in diffusers' layout."""
+    """The parts of a Stable Diffusion pipeline."""
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -31,14 +23,29 @@ class StableDiffusion:
     scheduler: DDPMScheduler
 
     def to(self, device: torch.device) -> "StableDiffusion":
-        """Move the networks; none of them is trained from here on."""
+        """Move the networks to a device, frozen and in evaluation mode."""
         for model in (self.vae, self.text_encoder, self.unet):
             model.requires_grad_(False).eval().to(device)
         return self
 
+    @property
+    def vae_scale_factor(self) -> int:
+        """Image pixels per latent pixel, along one side; a power of two."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Shape (channels, height, width) of the latents of a square image."""
+        side = image_size // self.vae_scale_factor
+        return (self.vae.config["latent_channels"], side, side)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Timesteps of the noise schedule."""
+        return int(self.scheduler.config["num_train_timesteps"])
+
 
 def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
-    """Read a base model in diffusers' layout.
+    """Load a model from a folder in diffusers' layout.
 
     Raises:
         UserError: a part is missing or damaged.
@@ -57,7 +64,7 @@ def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token ids, shape (batch, tokens), cut and padded to the text encoder's length."""
+    """Token ids, shape (batch, tokens), truncated and padded to the text encoder's length."""
     tokens: Tensor = tokenizer(
         captions, padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
@@ -72,20 +79,11 @@ def encode_prompts(base: StableDiffusion, captions: list[str]) -> Tensor:
 
 @torch.no_grad()
 def encode_tokens(base: StableDiffusion, tokens: Tensor) -> Tensor:
-    """As `embed`, of token ids, shape (batch, tokens)."""
+    """Text embeddings of token ids; see `encode_prompts`.
+
+    Args:
+        base: the model with the text encoder.
+        tokens: shape (batch, tokens).
+    """
     embedding: Tensor = base.text_encoder(tokens.to(base.text_encoder.device)).last_hidden_state
     return embedding
-
-
-def make_sampler(base: StableDiffusion, name: str) -> Any:
-    """One of diffusers' samplers, for the base's schedule of noise.
-
-    None of them draws noise after the first; "trailing" begins at pure noise, as training does
-    (Lin et al. 2024, arXiv 2305.08891).
-    """
-    kinds = {
-        "ddim": DDIMScheduler,
-        "dpm++": DPMSolverMultistepScheduler,
-        "unipc": UniPCMultistepScheduler,
-    }
-    return kinds[name].from_config(base.scheduler.config, timestep_spacing="trailing")

@@ -1,68 +1,72 @@
-"""The tiny Stable Diffusion's networks and tokenizer."""
+"""The tiny Stable Diffusion: networks with random weights, and a tokenizer learnt from captions."""
 
 from collections import Counter
 from itertools import pairwise
+from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from aerialdreams.params import Text, TinyBase
-
-TOKENS = 77  # CLIP's
-
-
-NORM_GROUPS = 4  # few, for each takes its own mean and contrast out of the image
+MAX_TOKENS = 77  # CLIP's
+NORM_GROUPS = 4  # few, because each group removes its own mean and contrast from the image
+INITIAL_LOG_VARIANCE = -8  # of the VAE's posterior
 
 
-def new_vae(stage: TinyBase, size: int) -> AutoencoderKL:
-    """An AutoencoderKL with random weights."""
-    torch.manual_seed(stage.seed)
-    levels = len(stage.vae.channels)
+def new_vae(channels: list[int], latent_channels: int, image_size: int, seed: int) -> AutoencoderKL:
+    """An AutoencoderKL with random weights.
+
+    Args:
+        channels: width of each level; each after the first halves the image.
+        latent_channels: channels of the latents.
+        image_size: height and width of the images, pixels.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
+    levels = len(channels)
     vae = AutoencoderKL(
-        block_out_channels=stage.vae.channels,
+        block_out_channels=channels,
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
-        latent_channels=stage.vae.latent_channels,
+        latent_channels=latent_channels,
         norm_num_groups=NORM_GROUPS,
-        mid_block_add_attention=False,  # it would learn from crops and meet whole images
-        sample_size=size,
+        mid_block_add_attention=False,  # it would be trained on crops and used on whole images
+        sample_size=image_size,
     )
-    start_calm(vae)
+    _init_near_linear(vae)
     return vae
 
 
 @torch.no_grad()
-def start_calm(vae: AutoencoderKL) -> None:
-    """Set the weights that a VAE begins with so that it learns in hundreds of steps.
+def _init_near_linear(vae: AutoencoderKL) -> None:
+    """Initialise a VAE so that it learns within hundreds of steps.
 
-    Residual blocks begin as nothing (a last layer of zeros, as in Zhang et al. 2019, arXiv
-    1901.09321) and the layers between them keep a signal's strength (LeCun et al. 1998): the
-    whole begins almost linear. With torch's own start an image comes out as mist for long.
+    Residual branches start at zero (Zhang et al. 2019, arXiv 1901.09321) and the other layers
+    preserve the variance of their input (LeCun et al. 1998), so that the whole is almost linear.
+    With torch's default initialisation reconstructions stay blurred for much longer.
     """
     for name, layer in vae.named_modules():
         if not isinstance(layer, torch.nn.Conv2d) or name.endswith("conv1"):
             continue
-        strength = 0.0 if name.endswith("conv2") else layer.weight[0].numel() ** -0.5
-        layer.weight.normal_(0, strength)
+        std = 0.0 if name.endswith("conv2") else layer.weight[0].numel() ** -0.5
+        layer.weight.normal_(0, std)
         if layer.bias is not None:
             layer.bias.zero_()
-    # The codes' deviation would begin at 1, as strong as what they carry; a small one lets the
-    # decoder see something from the first step on.
-    vae.quant_conv.bias[vae.config["latent_channels"] :] -= 8
+    # The posterior's standard deviation would start at 1, as large as its mean; with a small one
+    # the decoder receives a signal from the first step.
+    vae.quant_conv.bias[vae.config["latent_channels"] :] += INITIAL_LOG_VARIANCE
 
 
-def vae_factor(vae: AutoencoderKL) -> int:
-    """How many pixels of an image a pixel of its code is wide."""
-    return int(2 ** (len(vae.config["block_out_channels"]) - 1))
+def new_tokenizer(captions: list[str], vocabulary_size: int) -> CLIPTokenizer:
+    """CLIP's tokenizer with a small vocabulary, learnt from the captions.
 
+    Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909). The trainer of `tokenizers` is not
+    used because it breaks ties in an order that changes from run to run.
 
-def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
-    """CLIP's tokenizer with a vocabulary of its own, learnt from the captions.
-
-    Byte-pair encoding (Sennrich et al. 2016). The merges are learnt here because the trainer of
-    `tokenizers` breaks ties in an order that changes from run to run.
+    Args:
+        captions: what it is learnt from.
+        vocabulary_size: 514 or more: 512 byte tokens, start and end, and the merges.
     """
     plain = CLIPTokenizer()
     normalizer, splitter = plain.backend_tokenizer.normalizer, plain.backend_tokenizer.pre_tokenizer
@@ -74,7 +78,7 @@ def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     specials = [str(plain.bos_token), str(plain.eos_token)]
     merges: list[tuple[str, str]] = []
-    while len(tokens) + len(specials) < settings.vocabulary:
+    while len(tokens) + len(specials) < vocabulary_size:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
             for pair in pairwise(word):
@@ -84,13 +88,13 @@ def new_tokenizer(captions: list[str], settings: Text) -> CLIPTokenizer:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         tokens.append("".join(best))
-        words = Counter({merge(word, best): count for word, count in words.items()})
+        words = Counter({_merge(word, best): count for word, count in words.items()})
     vocabulary = {token: number for number, token in enumerate([*tokens, *specials])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
 
 
-def merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    """A word's parts with each occurrence of a pair, from left to right, made one."""
+def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The tokens of a word with every occurrence of a pair joined, from left to right."""
     parts: list[str] = []
     for part in word:
         if parts and (parts[-1], part) == pair:
@@ -100,33 +104,67 @@ def merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def new_text_encoder(stage: TinyBase, vocabulary: int) -> CLIPTextModel:
-    """A CLIP text model with random weights."""
-    torch.manual_seed(stage.seed + 1)
+def new_text_encoder(width: int, layers: int, vocabulary_size: int, seed: int) -> CLIPTextModel:
+    """A CLIP text model with random weights.
+
+    Args:
+        width: of the embeddings.
+        layers: transformer layers.
+        vocabulary_size: the tokenizer's.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
     config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=stage.text.width,
-        intermediate_size=stage.text.width * 4,
-        num_hidden_layers=stage.text.layers,
-        num_attention_heads=max(1, stage.text.width // 32),
-        max_position_embeddings=TOKENS,
+        vocab_size=vocabulary_size,
+        hidden_size=width,
+        intermediate_size=width * 4,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 32),
+        max_position_embeddings=MAX_TOKENS,
     )
     return CLIPTextModel(config)
 
 
-def new_unet(stage: TinyBase, size: int) -> UNet2DConditionModel:
-    """A UNet2DConditionModel with random weights; only its deepest level reads the caption."""
-    torch.manual_seed(stage.seed + 2)
-    levels = len(stage.unet.channels)
+def new_unet(
+    channels: list[int], latent_channels: int, text_width: int, latent_size: int, seed: int
+) -> UNet2DConditionModel:
+    """A UNet2DConditionModel with random weights; only its deepest level attends to the caption.
+
+    Args:
+        channels: width of each level; each after the first halves the latents.
+        latent_channels: channels of the latents.
+        text_width: width of the text embeddings.
+        latent_size: height and width of the latents.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
+    levels = len(channels)
     return UNet2DConditionModel(
-        sample_size=size,
-        in_channels=stage.vae.latent_channels,
-        out_channels=stage.vae.latent_channels,
-        block_out_channels=tuple(stage.unet.channels),
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=tuple(channels),
         down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
         layers_per_block=1,
         norm_num_groups=NORM_GROUPS,
-        cross_attention_dim=stage.text.width,
+        cross_attention_dim=text_width,
         attention_head_dim=4,
+    )
+
+
+def new_scheduler(prediction_type: Literal["epsilon", "v_prediction"]) -> DDPMScheduler:
+    """Stable Diffusion's noise schedule.
+
+    With v_prediction it is rescaled to end in pure noise, as sampling starts (Lin et al. 2024,
+    arXiv 2305.08891).
+    """
+    return DDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction_type,
+        clip_sample=False,
+        steps_offset=1,
+        rescale_betas_zero_snr=prediction_type == "v_prediction",
     )

@@ -3,12 +3,12 @@
 import json
 
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
-from aerialdreams.models.controlnet import UNET
+from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import BASE, DATASET
 from aerialdreams.util.files import dvc_md5
 
-# What a reader types to use the model; `tests/training/test_train_controlnet.py` runs it as it stands.
+# How to use the model; tests/training/test_train_controlnet.py runs it.
 USE = """
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ pipeline.scheduler = DDIMScheduler.from_config(
 mask = Image.open("mask.png").resize(({size}, {size}), Image.Resampling.NEAREST)  # ids 1 to 19
 {condition}
 image = pipeline("Aerial view of France.", condition, guidance_scale={guidance:g},
-                 controlnet_conditioning_scale={scale:g}, num_inference_steps=20,
+                 controlnet_conditioning_scale={scale:g}, num_inference_steps={steps},
                  generator=torch.Generator().manual_seed(0)).images[0]
 image.save("photograph.png")
 """
@@ -45,13 +45,13 @@ ONES = {
 }
 
 
-def controlnet_card(params: Params, loss: float, held_out: float) -> str:
+def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
     """Base, data, params, losses, licence, credits and use of a ControlNet, as its README.md.
 
     Args:
         params: all params.
         loss: the last steps' mean.
-        held_out: the held-out loss of the weights that are kept.
+        validation_loss: of the saved weights.
     """
     stage = params.train_controlnet
     about = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
@@ -65,16 +65,17 @@ def controlnet_card(params: Params, loss: float, held_out: float) -> str:
     settings = [(k, v) for k, v in flatten(params).items() if k.startswith(groups)]
     rows = "\n".join(f"| `{key}` | {value} |" for key, value in settings)
     unlocked = (
-        f"The last {stage.unlock_decoder} steps trained the UNet's decoder too: it is in"
-        f" `{UNET}/` and belongs in the pipeline in place of the base's.\n\n"
-        if stage.unlock_decoder
+        f"The last {stage.unlock_decoder_steps} steps trained the UNet's decoder too: it is in"
+        f" `{FINETUNED_UNET}/` and belongs in the pipeline in place of the base's.\n\n"
+        if stage.unlock_decoder_steps
         else ""
     )
     use = USE.format(
         size=params.image_size,
-        condition=CONDITIONS[stage.condition],
-        guidance=params.generate_validation.guidance,
-        scale=params.generate_validation.conditioning_scale,
+        condition=CONDITIONS[stage.conditioning],
+        guidance=stage.sampling.guidance,
+        steps=stage.sampling.steps,
+        scale=stage.sampling.conditioning_scale,
     )
     return f"""---
 license: other
@@ -85,7 +86,7 @@ tags: [controlnet, aerial, land-cover, FLAIR]
 ---
 # A ControlNet that paints land-cover masks as aerial photographs
 
-Condition: {ONES[stage.condition]}. One pixel of the mask is one of the image,
+Condition: {ONES[stage.conditioning]}. One pixel of the mask is one of the image,
 {params.image_size} x {params.image_size} for a patch of 102.4 m. Images made with it are synthetic
 and show no real place.
 
@@ -93,7 +94,7 @@ and show no real place.
 |---|---|
 | base model | {base}, MD5 {dvc_md5(BASE)} |
 | dataset | MD5 {dvc_md5(DATASET)} (`dvc.lock` of the AerialDreams project has it) |
-| loss | {loss:.6f} over the last steps, {held_out:.6f} on validation patches |
+| loss | {loss:.6f} over the last steps, {validation_loss:.6f} on validation patches |
 
 {unlocked}## Use
 

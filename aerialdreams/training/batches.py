@@ -1,65 +1,114 @@
-"""What is drawn in each training step."""
+"""What each training step draws: samples, noise, timesteps, caption dropout.
 
+Everything is a function of (seed, step, position in the batch). A resumed training, or one with
+another number of processes or data loader workers, draws the same values; no random state is saved.
+"""
+
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
+from aerialdreams.training.checkpoint import ignore_stop_signals
 from aerialdreams.util.seeding import seeded_generator
 
-
-def batch_indices(seed: int, step: int, batch: int, count: int) -> list[int]:
-    """The samples of one step: each epoch goes through all `count` in an order of its own."""
-    chosen = []
-    for position in range(step * batch, (step + 1) * batch):
-        epoch, place = divmod(position, count)
-        chosen.append(int(epoch_permutation(seed, epoch, count)[place]))
-    return chosen
+Batch = TypeVar("Batch")
 
 
-@lru_cache(maxsize=2)
-def epoch_permutation(seed: int, epoch: int, count: int) -> Tensor:
-    """The order of one epoch's samples. Kept: to draw 60,000 anew for each sample takes 1 ms."""
+def batch_indices(seed: int, step: int, batch_size: int, count: int) -> list[int]:
+    """Indices of the samples of one step.
+
+    Every epoch visits all `count` samples once, in its own order. A batch may span two epochs.
+    """
+    indices = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, offset = divmod(position, count)
+        indices.append(int(_epoch_permutation(seed, epoch, count)[offset]))
+    return indices
+
+
+@lru_cache(maxsize=2)  # drawing a permutation of 60,000 for every sample would take 1 ms each
+def _epoch_permutation(seed: int, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=seeded_generator(seed, "order", epoch))
 
 
-def drop_captions(chosen: list[int], share: float, seed: int, step: int) -> list[int]:
-    """Rows of captions for a batch, a share of them replaced by -1, the empty caption's row.
+def drop_captions(captions: list[int], share: float, seed: int, step: int) -> list[int]:
+    """Caption indices of a batch, a share of them replaced by -1, the empty caption.
 
-    Classifier-free guidance needs a model that knows the empty caption (Ho and Salimans 2022).
+    Classifier-free guidance needs a model that was trained with the empty caption, too (Ho and
+    Salimans 2022, arXiv 2207.12598).
     """
-    dice = torch.rand(len(chosen), generator=seeded_generator(seed, "dropout", step))
-    return [-1 if p < share else row for row, p in zip(chosen, dice.tolist(), strict=True)]
+    draws = torch.rand(len(captions), generator=seeded_generator(seed, "dropout", step)).tolist()
+    return [-1 if draw < share else caption for caption, draw in zip(captions, draws, strict=True)]
 
 
-def draw_latent_noise(seed: int, step: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
-    """What draws a step's codes, mean + deviation x epsilon, (batch, ...); see `draw_noise`."""
+def draw_vae_noise(seed: int, step: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
+    """Noise to sample latents from the VAE's posterior, mean + std * noise.
+
+    Args:
+        seed: the training's.
+        step: the step's number.
+        shape: (samples, channels, height, width).
+        first: position in the batch of the first sample.
+    """
     return torch.stack(
         [
-            torch.randn(shape[1:], generator=seeded_generator(seed, "codes", step, place))
-            for place in range(first, first + shape[0])
+            torch.randn(shape[1:], generator=seeded_generator(seed, "codes", step, position))
+            for position in range(first, first + shape[0])
         ]
     )
 
 
 def draw_noise(
-    seed: int, step: int, shape: tuple[int, ...], timesteps: int, first: int = 0
+    seed: int, step: int, shape: tuple[int, ...], num_timesteps: int, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Noise of a shape (batch, ...) and timesteps (batch,) of a training step.
-
-    The i-th sample's are a function of (seed, step, i), so that they do not depend on how a batch
-    is spread over processes.
+    """Diffusion noise and timesteps of a training step.
 
     Args:
         seed: the training's.
         step: the step's number.
-        shape: of the batch, or of a part of it.
-        timesteps: of the noise schedule.
-        first: the part's first sample.
+        shape: (samples, channels, height, width), of the batch or of one rank's share.
+        num_timesteps: of the noise schedule.
+        first: position in the batch of the first sample.
+
+    Returns:
+        Noise of that shape, and timesteps in 0..num_timesteps - 1, int64, (samples,).
     """
-    noise, times = [], []
-    for place in range(first, first + shape[0]):
-        draw = seeded_generator(seed, "noise", step, place)
-        noise.append(torch.randn(shape[1:], generator=draw))
-        times.append(torch.randint(timesteps, (), generator=draw))
-    return torch.stack(noise), torch.stack(times)
+    noise, timesteps = [], []
+    for position in range(first, first + shape[0]):
+        generator = seeded_generator(seed, "noise", step, position)
+        noise.append(torch.randn(shape[1:], generator=generator))
+        timesteps.append(torch.randint(num_timesteps, (), generator=generator))
+    return torch.stack(noise), torch.stack(timesteps)
+
+
+def load_batches(
+    batches: "TorchDataset[Batch]",
+    first: int,
+    steps: int,
+    workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The batches of steps `first` to `steps` - 1.
+
+    Args:
+        batches: gives a batch for a step's number.
+        first: the first step.
+        steps: number of steps in all.
+        workers: processes that prepare batches ahead; 0 prepares each when it is needed.
+        pin_memory: whether to copy to the GPU from pinned memory.
+    """
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(first, steps),
+            num_workers=workers,
+            worker_init_fn=ignore_stop_signals,
+            pin_memory=pin_memory,
+        )
+    )

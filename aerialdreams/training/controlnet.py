@@ -1,33 +1,32 @@
-"""What is trained: a ControlNet and the UNet that it steers; its errors on a batch."""
+"""ControlNet training: the model that is optimised, its loss on a batch, its validation loss."""
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from aerialdreams.data.land_cover import LandCoverClass
+from aerialdreams.data.images import images_to_tensor
 from aerialdreams.errors import UserError
+from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import load_controlnet, new_controlnet
-from aerialdreams.models.stable_diffusion import StableDiffusion
-from aerialdreams.params import TrainControlnet
-from aerialdreams.training.batches import draw_latent_noise, draw_noise
+from aerialdreams.models.stable_diffusion import StableDiffusion, encode_tokens
+from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.latents import Sample, TrainingSource
-from aerialdreams.training.losses import per_sample_loss
+from aerialdreams.training.losses import diffusion_loss, prediction_target
 from aerialdreams.util.files import dvc_md5
 
-HELD_OUT_SEED = 0  # not a param: losses of all experiments are on the same noise
+VALIDATION_SEED = 0  # not a param: all experiments are validated on the same noise
 
 
 class ControlledUNet(torch.nn.Module):
-    """The ControlNet and the UNet that it steers, as one network.
+    """A ControlNet and the UNet that takes its residuals, as one module.
 
     Args:
-        controlnet: what is trained.
-        unet: the base model's; see `decoder`.
+        controlnet: trained.
+        unet: the base model's, frozen but for its decoder where that is unlocked.
     """
 
     def __init__(self, controlnet: ControlNetModel, unet: UNet2DConditionModel) -> None:
@@ -36,126 +35,177 @@ class ControlledUNet(torch.nn.Module):
 
     @property
     def decoder(self) -> torch.nn.ModuleList:
-        """The UNet's second half, which the ControlNet adds to (`sd_locked=False` trains it)."""
+        """The UNet's decoder, to which the residuals are added (`sd_locked=False` trains it)."""
         unet = self.unet
         return torch.nn.ModuleList([unet.up_blocks, unet.conv_norm_out, unet.conv_out])
 
-    def forward(self, noisy: Tensor, times: Tensor, text: Tensor, condition: Tensor) -> Tensor:
-        """What the UNet predicts, (batch, channels, h, w), float32.
+    def forward(
+        self, noisy_latents: Tensor, timesteps: Tensor, text: Tensor, conditioning: Tensor
+    ) -> Tensor:
+        """Predict noise or velocity, as the base model does.
 
         Args:
-            noisy: codes with noise, (batch, channels, h, w).
-            times: timesteps, (batch,).
-            text: captions' embeddings, (batch, tokens, width).
-            condition: see diffusion.condition_of.
+            noisy_latents: (batch, channels, h, w).
+            timesteps: (batch,).
+            text: caption embeddings, (batch, tokens, width).
+            conditioning: from `MaskConditioning`, (batch, conditioning channels, height, width).
+
+        Returns:
+            Float32, (batch, channels, h, w).
         """
-        down, middle = self.controlnet(noisy, times, text, condition, return_dict=False)
-        predicted: Tensor = self.unet(
-            noisy,
-            times,
+        down, mid = self.controlnet(noisy_latents, timesteps, text, conditioning, return_dict=False)
+        prediction: Tensor = self.unet(
+            noisy_latents,
+            timesteps,
             text,
             down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
+            mid_block_additional_residual=mid,
             return_dict=False,
         )[0]
-        return predicted.float()
+        return prediction.float()
+
+    def set_trainable(self, decoder: bool) -> None:
+        """Freeze the UNet, or all of it but its decoder."""
+        self.unet.requires_grad_(False)
+        if decoder:
+            self.decoder.requires_grad_(True)
 
 
-def new_controlled_unet(base: StableDiffusion, settings: TrainControlnet) -> ControlledUNet:
-    """The base's UNet with a new ControlNet, or with the one that warm_start names.
-
-    Raises:
-        UserError: the mask's network does not end at the size of the base's codes, or warm_start
-            is no ControlNet of this base and condition, or not the one with that hash.
-    """
-    channels, halvings = settings.embedding_channels, len(base.vae.config["block_out_channels"])
-    if len(channels) != halvings:
-        raise UserError(
-            f"train_controlnet.embedding_channels: {len(channels)} widths; the base model's VAE"
-            f" asks for {halvings}, for each after the first halves the mask"
-        )
-    controlnet = new_controlnet(base.unet, channels, settings.condition, settings.seed)
-    if settings.warm_start.folder:
-        controlnet = warm(controlnet, settings)
-    student = ControlledUNet(controlnet.train(), base.unet)
-    for network in (student.controlnet, student.unet):
-        if settings.gradient_checkpointing:
-            network.enable_gradient_checkpointing()
-        if settings.attention == "plain":
-            network.set_attn_processor(AttnProcessor())
-    return student
-
-
-def warm(fresh: ControlNetModel, settings: TrainControlnet) -> ControlNetModel:
-    """The ControlNet that warm_start names, if it is of the same make as a fresh one."""
-    folder = Path(settings.warm_start.folder)
-    found = load_controlnet(folder)
-    md5 = dvc_md5(folder)
-    if md5 != settings.warm_start.md5:
-        raise UserError(
-            f"train_controlnet.warm_start.md5: is {settings.warm_start.md5!r}; {folder} has {md5};"
-            " put that there if it is the one that is meant"
-        )
-    shapes = {name: weight.shape for name, weight in fresh.state_dict().items()}
-    theirs = {name: weight.shape for name, weight in found.state_dict().items()}
-    other = sorted(name for name in shapes | theirs if shapes.get(name) != theirs.get(name))
-    if other:
-        raise UserError(
-            f"{folder}: is a ControlNet of another make than base model, condition and"
-            f" embedding_channels ask for ({len(other)} weights differ, such as {other[0]})"
-        )
-    return found
-
-
-def wrap(
-    accelerator: Accelerator, student: ControlledUNet, settings: TrainControlnet, unlocked: bool
-) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The student as processes share it, and the same compiled where that is asked for.
+def new_controlled_unet(
+    base: StableDiffusion,
+    conditioning: MaskConditioning,
+    embedding_channels: list[int],
+    seed: int,
+) -> ControlledUNet:
+    """The base model's UNet with a new ControlNet.
 
     Args:
-        accelerator: of this process.
-        student: what is trained.
-        settings: compile counts.
-        unlocked: whether the UNet's decoder is trained too.
+        base: the base model.
+        conditioning: how masks are encoded.
+        embedding_channels: see `models.controlnet.new_controlnet`.
+        seed: of the new weights.
+
+    Raises:
+        UserError: `embedding_channels` does not reduce masks to the size of the latents.
     """
-    student.unet.requires_grad_(False)
-    if unlocked:
-        student.decoder.requires_grad_(True)
-    shared: torch.nn.Module = accelerator.prepare_model(student)
-    model: Any = torch.compile(shared) if settings.compile else shared
-    return shared, model
+    halvings = len(base.vae.config["block_out_channels"])
+    if len(embedding_channels) != halvings:
+        raise UserError(
+            f"train_controlnet.embedding_channels: has {len(embedding_channels)} widths; the base"
+            f" model's VAE needs {halvings}, because each width after the first halves the mask"
+        )
+    controlnet = new_controlnet(base.unet, conditioning, embedding_channels, seed)
+    return ControlledUNet(controlnet.train(), base.unet)
 
 
-def split_batch(batch: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """A batch in so many parts of equal size."""
-    size = len(batch["times"]) // count
+def warm_start(model: ControlledUNet, folder: Path, md5: str) -> None:
+    """Load the weights of another ControlNet into a new one.
+
+    Args:
+        model: with a new ControlNet.
+        folder: a ControlNet in diffusers' layout.
+        md5: DVC's hash of the folder.
+
+    Raises:
+        UserError: the folder has no ControlNet, another hash, or other weights than the model.
+    """
+    source = load_controlnet(folder)
+    actual = dvc_md5(folder)
+    if actual != md5:
+        raise UserError(
+            f"train_controlnet.warm_start.md5: is {md5!r}, but {folder} has {actual}; set it to"
+            " that if this is the ControlNet that you want"
+        )
+    ours = {name: weight.shape for name, weight in model.controlnet.state_dict().items()}
+    theirs = {name: weight.shape for name, weight in source.state_dict().items()}
+    differing = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    if differing:
+        raise UserError(
+            f"{folder}: does not fit the base model, conditioning and embedding_channels"
+            f" ({len(differing)} weights differ, such as {differing[0]})"
+        )
+    model.controlnet.load_state_dict(source.state_dict())
+
+
+def set_memory_options(
+    model: ControlledUNet, gradient_checkpointing: bool, attention: Literal["sdpa", "eager"]
+) -> None:
+    """Trade speed for memory.
+
+    Args:
+        model: what is trained.
+        gradient_checkpointing: recompute activations in the backward pass.
+        attention: torch's fused attention, or the explicit formula.
+    """
+    for network in (model.controlnet, model.unet):
+        if gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        if attention == "eager":
+            network.set_attn_processor(AttnProcessor())
+
+
+def micro_batches(batch: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """A batch split into `count` parts of equal size."""
+    size = len(batch["timesteps"]) // count
     return [
         {name: tensor[first : first + size] for name, tensor in batch.items()}
         for first in range(0, size * count, size)
     ]
 
 
-@torch.no_grad()
-def held_out_loss(
-    student: ControlledUNet,
+def per_sample_loss(
+    model: torch.nn.Module,
     base: StableDiffusion,
-    source: TrainingSource,
-    batch: int,
-    classes: list[LandCoverClass],
-) -> float:
-    """Mean squared error on validation patches, each with a noise and a timestep of its own.
+    conditioning: MaskConditioning,
+    batch: dict[str, Tensor],
+) -> Tensor:
+    """The diffusion loss of each sample, shape (samples,).
 
-    The same noise in all experiments; the timesteps are spread evenly over the schedule.
+    Args:
+        model: a `ControlledUNet`, or a wrapper around one.
+        base: gives the noise schedule; encodes images and captions if the batch has no latents.
+        conditioning: how masks are encoded.
+        batch: see `latents.ControlNetBatches`.
     """
-    count, timesteps = len(source), base.scheduler.config["num_train_timesteps"]
-    shape = tuple(source.rows([Sample(0, 0, 0)])["mean"].shape[1:])
-    errors = []
-    for first in range(0, count, batch):
-        places = range(first, min(first + batch, count))
-        part = source.rows([Sample(place, 0, 0) for place in places])
-        part["noise"], _ = draw_noise(HELD_OUT_SEED, 0, (len(places), *shape), timesteps, first)
-        part["epsilon"] = draw_latent_noise(HELD_OUT_SEED, 0, (len(places), *shape), first)
-        part["times"] = torch.tensor([(2 * p + 1) * timesteps // (2 * count) for p in places])
-        planes = student.controlnet.config["conditioning_channels"]
-        errors.append(per_sample_loss(student, base, part, planes, classes))
-    return float(torch.cat(errors).mean())
+    device = base.unet.device
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    if "image" in batch:
+        with torch.no_grad():
+            posterior = base.vae.encode(images_to_tensor(batch["image"])).latent_dist
+        batch |= {"mean": posterior.mean, "std": posterior.std}
+        batch["text"] = encode_tokens(base, batch["tokens"])
+    latents = batch["mean"].float() + batch["std"].float() * batch["vae_noise"]
+    latents = latents * base.vae.config["scaling_factor"]
+    noise, timesteps = batch["noise"], batch["timesteps"]
+    target = prediction_target(base.scheduler, latents, noise, timesteps)
+    noisy_latents = base.scheduler.add_noise(latents, noise, timesteps)
+    prediction = model(noisy_latents, timesteps, batch["text"].float(), conditioning(batch["mask"]))
+    return diffusion_loss(prediction, target)
+
+
+@torch.no_grad()
+def validation_loss(
+    model: ControlledUNet,
+    base: StableDiffusion,
+    conditioning: MaskConditioning,
+    source: TrainingSource,
+    batch_size: int,
+) -> float:
+    """Mean diffusion loss on validation patches, with one noise and one timestep for each.
+
+    The noise is the same in all experiments; timesteps are spread evenly over the schedule.
+    """
+    count, num_timesteps = len(source), base.num_train_timesteps
+    latent_shape = tuple(source.rows([Sample(0, 0, 0)])["mean"].shape[1:])
+    losses = []
+    for first in range(0, count, batch_size):
+        rows = range(first, min(first + batch_size, count))
+        shape = (len(rows), *latent_shape)
+        batch = source.rows([Sample(row, 0, 0) for row in rows])
+        batch["noise"], _ = draw_noise(VALIDATION_SEED, 0, shape, num_timesteps, first)
+        batch["vae_noise"] = draw_vae_noise(VALIDATION_SEED, 0, shape, first)
+        batch["timesteps"] = torch.tensor(
+            [(2 * row + 1) * num_timesteps // (2 * count) for row in rows]
+        )
+        losses.append(per_sample_loss(model, base, conditioning, batch))
+    return float(torch.cat(losses).mean())

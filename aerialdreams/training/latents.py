@@ -1,8 +1,9 @@
-"""What the ControlNet learns from: codes made beforehand, read row by row from disk, or pictures.
+"""What the ControlNet is trained on: cached latents read row by row, or images encoded on the fly.
 
-All of FLAIR's train split has tens of gigabytes of codes, more than a small machine has memory.
+The latents of FLAIR's whole train split take tens of gigabytes, so they are never all in memory.
 """
 
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,105 +20,101 @@ from aerialdreams.data.dataset import decode_png, open_split
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import tokenize
-from aerialdreams.params import TrainControlnet
 from aerialdreams.paths import LATENTS
-from aerialdreams.training.batches import (
-    batch_indices,
-    draw_latent_noise,
-    draw_noise,
-    drop_captions,
-)
+from aerialdreams.training.batches import batch_indices, draw_noise, draw_vae_noise, drop_captions
 from aerialdreams.util.seeding import seeded_generator
 
-EMPTY = "empty.safetensors"  # `text`, the empty caption's embedding, (1, tokens, width)
+# File with `text`, the embedding of the empty caption, (1, tokens, width).
+EMPTY_CAPTION = "empty.safetensors"
 
 
 class Sample(NamedTuple):
-    """What of a patch is learnt from."""
+    """Which image, orientation and caption a sample uses."""
 
     row: int  # of the split
-    way: int  # how it is turned, see training.turned
-    variant: int  # which of its captions; -1 is the empty one
+    orientation: int  # see data.augmentation.orient
+    caption: int  # which of the patch's captions; -1 is the empty caption
 
 
 class TrainingSource(Protocol):
-    """Rows of a split, with their codes or with what codes are made from."""
+    """Rows of a split, as latents or as the images that latents are made from."""
 
-    variants: int  # captions of each patch
+    num_captions: int  # captions of each patch
 
     def __len__(self) -> int: ...
 
-    def rows(self, chosen: list[Sample]) -> dict[str, Tensor]:
-        """Tensors of some samples, by name, stacked; `mask` is always among them."""
+    def rows(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """Tensors of some samples, stacked, by name; `mask` is always among them."""
 
 
 class LatentSource:
-    """A split's rows, in the dataset's order, as encode-latents wrote them.
+    """A split's cached latents, in the order of the dataset, as encode-latents writes them.
 
-    `rows` gives `mean` and `std` of the image's code, (samples, channels, h, w); `text`, the
-    caption's embedding, (samples, tokens, width); `mask`, class ids, uint8, (samples, size, size).
+    `rows` gives `mean` and `std` of the VAE's posterior, (samples, channels, h, w), unscaled;
+    `text`, the caption's embedding, (samples, tokens, width); `mask`, class ids, uint8, (samples,
+    size, size).
 
     Raises:
-        UserError: missing, or a file is damaged.
+        UserError: a file is missing or damaged.
     """
 
     def __init__(self, split: str = "train", folder: Path = LATENTS) -> None:
         try:
             paths = sorted(folder.glob(f"{split}-*.safetensors"))
             self._files = [safe_open(path, "pt") for path in paths]
-            self._empty = safe_open(folder / EMPTY, "pt").get_slice("text")[0]
+            self._empty = safe_open(folder / EMPTY_CAPTION, "pt").get_slice("text")[0]
             shapes = [file.get_slice("mean").get_shape() for file in self._files]
             texts = [file.get_slice("text").get_shape() for file in self._files]
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder}: {error}; `dvc repro encode-latents`") from None
+            raise UserError(f"{folder}: {error}; run `dvc repro encode-latents`") from None
         if not paths:
-            raise UserError(f"{folder}: no {split} shards; `dvc repro encode-latents`")
+            raise UserError(f"{folder}: no {split} shards; run `dvc repro encode-latents`")
         self._ends = list(accumulate(shape[0] for shape in shapes))
-        self.ways = shapes[0][1]  # 1, or 8 where each image is coded in all its positions
-        self.variants = texts[0][1]
+        self.num_orientations = shapes[0][1]  # 1, or 8 with encode_latents.all_orientations
+        self.num_captions = texts[0][1]
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def rows(self, chosen: list[Sample]) -> dict[str, Tensor]:
-        """Tensors of some samples, see the class."""
-        parts: dict[str, list[Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
-        for row, way, variant in chosen:
-            number = next(n for n, end in enumerate(self._ends) if row < end)
-            place = row - (self._ends[number - 1] if number else 0)
-            file = self._files[number]
-            parts["mean"].append(file.get_slice("mean")[place, way])
-            parts["std"].append(file.get_slice("std")[place, way])
-            text = self._empty if variant < 0 else file.get_slice("text")[place, variant]
-            parts["text"].append(text)
-            mask = orient(file.get_slice("mask")[place].numpy(), way)
-            parts["mask"].append(torch.from_numpy(mask.copy()))
-        return {name: torch.stack(tensors) for name, tensors in parts.items()}
+    def rows(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """Tensors of some samples; see the class."""
+        columns: dict[str, list[Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
+        for row, orientation, caption in samples:
+            shard = next(n for n, end in enumerate(self._ends) if row < end)
+            offset = row - (self._ends[shard - 1] if shard else 0)
+            file = self._files[shard]
+            columns["mean"].append(file.get_slice("mean")[offset, orientation])
+            columns["std"].append(file.get_slice("std")[offset, orientation])
+            text = self._empty if caption < 0 else file.get_slice("text")[offset, caption]
+            columns["text"].append(text)
+            mask = orient(file.get_slice("mask")[offset].numpy(), orientation)
+            columns["mask"].append(torch.from_numpy(mask.copy()))
+        return {name: torch.stack(tensors) for name, tensors in columns.items()}
 
 
 class ImageSource:
-    """A split's rows with neither code nor embedding: what `latent_cache: false` learns from.
+    """A split's images and captions, not yet encoded (`train_controlnet.latent_cache: false`).
 
     `rows` gives `image`, RGB in 0..255, uint8, (samples, size, size, 3); `tokens`, the caption's
-    token ids; `mask` as `Latents` does.
+    token ids, (samples, tokens); `mask` as `LatentSource` does.
     """
 
     def __init__(self, split: str, size: int, tokenizer: CLIPTokenizer) -> None:
         self._dataset = open_split(split)
         self._size, self._tokenizer = size, tokenizer
-        self.variants = len(self._dataset[0]["captions"])
+        self.num_captions = len(self._dataset[0]["captions"])
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def rows(self, chosen: list[Sample]) -> dict[str, Tensor]:
-        """Tensors of some samples, see the class."""
+    def rows(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """Tensors of some samples; see the class."""
         images, masks, captions = [], [], []
-        for row, way, variant in chosen:
+        for row, orientation, caption in samples:
             patch = self._dataset[row]
-            images.append(orient(resize_image(decode_png(patch["image"]), self._size), way))
-            masks.append(orient(resize_mask(decode_png(patch["mask"]), self._size), way))
-            captions.append("" if variant < 0 else patch["captions"][variant])
+            images.append(orient(resize_image(decode_png(patch["image"]), self._size), orientation))
+            masks.append(orient(resize_mask(decode_png(patch["mask"]), self._size), orientation))
+            captions.append("" if caption < 0 else patch["captions"][caption])
         return {
             "image": torch.from_numpy(np.stack(images)),
             "tokens": tokenize(self._tokenizer, captions),
@@ -125,53 +122,71 @@ class ImageSource:
         }
 
 
-class StepBatches(TorchDataset[dict[str, Tensor]]):
-    """The batches of a training, by number of the step; for one process, its share of each.
+@dataclass(frozen=True)
+class Draws:
+    """What decides the samples of each step.
 
-    All that is drawn is a function of (seed, step, place in the batch): it is the same whoever
-    draws it, in a loader's worker or not, and whatever the number of processes. An item holds
-    what `source.rows` gives, and
+    Attributes:
+        seed: the training's.
+        batch_size: samples of a step, over all ranks.
+        caption_dropout: share of samples trained with the empty caption.
+        augment: whether samples are rotated and mirrored.
+    """
 
-    - `epsilon`, which draws the code from mean and deviation, (samples, channels, h, w);
-    - `noise`, of that shape, and `times`, int64, (samples,).
+    seed: int
+    batch_size: int
+    caption_dropout: float
+    augment: bool
+
+
+class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
+    """The batches of a training by step; on one rank, its share of each.
+
+    A batch holds what `source.rows` gives, and
+
+    - `vae_noise`, to sample latents from mean and std, (samples, channels, h, w);
+    - `noise`, the diffusion noise, of the same shape; `timesteps`, int64, (samples,).
 
     Args:
         source: the train split.
-        settings: seed, batch, caption_dropout and augment count.
-        shape: of an image's code, (channels, h, w).
-        timesteps: of the noise schedule.
-        rank: this process's number.
-        processes: how many there are.
+        draws: what decides the samples.
+        latent_shape: (channels, h, w).
+        num_timesteps: of the noise schedule.
+        rank: this process's.
+        world_size: number of processes.
     """
 
     def __init__(
         self,
         source: TrainingSource,
-        settings: TrainControlnet,
-        shape: tuple[int, ...],
-        timesteps: int,
+        draws: Draws,
+        latent_shape: tuple[int, ...],
+        num_timesteps: int,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
     ) -> None:
-        self.source, self.settings = source, settings
-        self.shape, self.timesteps = shape, timesteps
-        self.share = settings.batch // processes
-        self.begin = rank * self.share
+        self.source, self.draws = source, draws
+        self.latent_shape, self.num_timesteps = latent_shape, num_timesteps
+        self.share = draws.batch_size // world_size
+        self.first = rank * self.share
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        settings, share = self.settings, (self.share, *self.shape)
-        samples = draw_samples(self.source, settings, step)[self.begin : self.begin + self.share]
-        noise, times = draw_noise(settings.seed, step, share, self.timesteps, self.begin)
-        epsilon = draw_latent_noise(settings.seed, step, share, self.begin)
-        return self.source.rows(samples) | {"epsilon": epsilon, "noise": noise, "times": times}
+        seed, shape = self.draws.seed, (self.share, *self.latent_shape)
+        samples = draw_samples(self.source, self.draws, step)[self.first : self.first + self.share]
+        noise, timesteps = draw_noise(seed, step, shape, self.num_timesteps, self.first)
+        return self.source.rows(samples) | {
+            "vae_noise": draw_vae_noise(seed, step, shape, self.first),
+            "noise": noise,
+            "timesteps": timesteps,
+        }
 
 
-def draw_samples(source: TrainingSource, settings: TrainControlnet, step: int) -> list[Sample]:
-    """The samples of a step, over all processes."""
-    seed, batch = settings.seed, settings.batch
-    rows = batch_indices(seed, step, batch, len(source))
-    ways = draw_orientations(seed, step, batch) if settings.augment else [0] * batch
-    draw = seeded_generator(seed, "captions", step)
-    variants = torch.randint(source.variants, (batch,), generator=draw).tolist()
-    variants = drop_captions(variants, settings.caption_dropout, seed, step)
-    return [Sample(*sample) for sample in zip(rows, ways, variants, strict=True)]
+def draw_samples(source: TrainingSource, draws: Draws, step: int) -> list[Sample]:
+    """The samples of a step, over all ranks."""
+    seed, size = draws.seed, draws.batch_size
+    rows = batch_indices(seed, step, size, len(source))
+    orientations = draw_orientations(seed, step, size) if draws.augment else [0] * size
+    generator = seeded_generator(seed, "captions", step)
+    captions = torch.randint(source.num_captions, (size,), generator=generator).tolist()
+    captions = drop_captions(captions, draws.caption_dropout, seed, step)
+    return [Sample(*sample) for sample in zip(rows, orientations, captions, strict=True)]

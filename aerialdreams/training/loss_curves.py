@@ -1,4 +1,4 @@
-"""Losses of a training, step by step, kept with its checkpoints; and as a table for plots."""
+"""Loss curves: collected step by step, saved in checkpoints, written as CSV for plots."""
 
 import csv
 import math
@@ -13,58 +13,84 @@ from torch import Tensor
 from aerialdreams.errors import WorkError
 from aerialdreams.util.files import atomic_file
 
-CHECK_EVERY = 50  # steps between looks at the loss
+INTERVAL = 50  # steps between checks of the loss, and between points of a written curve
 
 
 class LossCurve:
-    """The loss of each step, kept where it was computed, so that no step waits for it."""
+    """The loss of every step.
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.values: list[Tensor] = []
+    Losses stay on the device where they were computed until `INTERVAL` of them are fetched at once,
+    so that no step waits for a transfer.
+
+    Args:
+        name: the training's name, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._fetched: list[float] = []
+        self._pending: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
-        """Keep a step's loss; stop now and then if it is no longer a number.
+        """Add a step's loss, a scalar.
 
         Raises:
-            WorkError: the loss is not finite.
+            WorkError: one of the last `INTERVAL` losses is not finite; see `check`.
         """
-        self.values.append(loss.detach())
-        if len(self.values) % CHECK_EVERY == 0 and not math.isfinite(self.values[-1].item()):
-            raise WorkError(
-                f"{self.what}: the loss is {self.values[-1].item()} at step {len(self.values)};"
-                " lower its learning_rate"
-            )
+        self._pending.append(loss.detach())
+        if len(self._pending) >= INTERVAL:
+            self.check()
 
-    def means(self, every: int = CHECK_EVERY) -> list[tuple[int, float]]:
-        """(step, mean loss of the `every` steps before it), the last steps included."""
-        values = torch.stack(self.values).float().cpu() if self.values else torch.empty(0)
+    def check(self) -> None:
+        """Check that all losses are finite.
+
+        Raises:
+            WorkError: one is not.
+        """
+        first = len(self._fetched)
+        for step, value in enumerate(self.values[first:], start=first + 1):
+            if not math.isfinite(value):
+                raise WorkError(
+                    f"{self.name}: the loss is {value} at step {step}; lower its learning_rate"
+                )
+
+    @property
+    def values(self) -> list[float]:
+        """The loss of every step so far."""
+        if self._pending:
+            self._fetched += torch.stack(self._pending).float().cpu().tolist()
+            self._pending = []
+        return self._fetched
+
+    def means(self, interval: int = INTERVAL) -> list[tuple[int, float]]:
+        """(step, mean loss of the `interval` steps up to it); the last may cover fewer steps."""
+        values = torch.tensor(self.values)
         return [
-            (min(first + every, len(values)), float(values[first : first + every].mean()))
-            for first in range(0, len(values), every)
+            (min(first + interval, len(values)), float(values[first : first + interval].mean()))
+            for first in range(0, len(values), interval)
         ]
 
     def last(self, count: int) -> float:
-        """Mean of the last `count` steps."""
-        return float(torch.stack(self.values[-count:]).mean())
+        """Mean loss of the last `count` steps."""
+        return float(torch.tensor(self.values[-count:]).mean())
 
     def state_dict(self) -> dict[str, Tensor]:
         """For `Checkpoint`."""
-        return {"values": torch.stack(self.values).float().cpu() if self.values else torch.empty(0)}
+        return {"values": torch.tensor(self.values)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """For `Checkpoint`."""
-        self.values = list(state["values"])
+        self._fetched, self._pending = state["values"].tolist(), []
 
 
 class CurvePoints:
-    """A curve of a few points, (step, value)."""
+    """A curve with few points, (step, value)."""
 
     def __init__(self) -> None:
         self.values: list[tuple[int, float]] = []
 
     def add(self, step: int, value: float) -> None:
-        """The next point."""
+        """Add a point."""
         self.values.append((step, value))
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,41 +99,41 @@ class CurvePoints:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """For `Checkpoint`."""
-        self.values = [tuple(pair) for pair in state["values"]]
+        self.values = [tuple(point) for point in state["values"]]
 
 
 class TimestepBins:
-    """Mean squared error by band of timesteps: of little noise, of much, and between.
+    """Mean loss in four equal ranges of timesteps, from little noise to much.
 
     Args:
-        timesteps: of the noise schedule.
-        device: where errors are computed; sums stay there, so that no step waits for them.
+        num_timesteps: of the noise schedule.
+        device: where losses are computed; sums stay there, so that no step waits for a transfer.
     """
 
     COUNT = 4
 
-    def __init__(self, timesteps: int, device: torch.device) -> None:
-        self.timesteps = timesteps
-        self.sums = torch.zeros(2, self.COUNT, device=device)  # of errors, and of samples
+    def __init__(self, num_timesteps: int, device: torch.device) -> None:
+        self.num_timesteps = num_timesteps
+        self.sums = torch.zeros(2, self.COUNT, device=device)  # of losses, and of samples
 
-    def add(self, times: Tensor, errors: Tensor) -> None:
-        """A part of a batch: timesteps and errors of its samples, each (samples,)."""
-        band = times.to(errors.device) * self.COUNT // self.timesteps
-        self.sums[0].index_add_(0, band, errors.detach().float())
-        self.sums[1].index_add_(0, band, torch.ones_like(errors, dtype=torch.float32))
+    def add(self, timesteps: Tensor, losses: Tensor) -> None:
+        """Add per-sample losses; both arguments have shape (samples,)."""
+        bins = timesteps.to(losses.device) * self.COUNT // self.num_timesteps
+        self.sums[0].index_add_(0, bins, losses.detach().float())
+        self.sums[1].index_add_(0, bins, torch.ones_like(losses, dtype=torch.float32))
 
-    def take(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The means since they were last taken, by name; a band without samples is left out.
+    def pop(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean losses since the last call, by name; empty bins are left out.
 
         Args:
-            reduce: sums a tensor over all processes.
+            reduce: sums a tensor over all ranks.
         """
-        errors, counts = reduce(self.sums.clone()).tolist()
+        losses, counts = reduce(self.sums.clone()).tolist()
         self.sums.zero_()
-        edges = [self.timesteps * n // self.COUNT for n in range(self.COUNT + 1)]
+        edges = [self.num_timesteps * n // self.COUNT for n in range(self.COUNT + 1)]
         return {
-            f"loss_t{first:03}_{last - 1:03}": error / count
-            for (first, last), error, count in zip(pairwise(edges), errors, counts, strict=True)
+            f"loss_t{first:03}_{last - 1:03}": loss / count
+            for (first, last), loss, count in zip(pairwise(edges), losses, counts, strict=True)
             if count
         }
 
@@ -121,7 +147,7 @@ class TimestepBins:
 
 
 def write_curve(path: Path, points: list[tuple[int, float]]) -> None:
-    """Write (step, loss) pairs as CSV for `dvc plots`: columns step, loss."""
+    """Write (step, loss) pairs as CSV for `dvc plots`, with the columns step and loss."""
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "loss"])

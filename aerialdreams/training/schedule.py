@@ -1,36 +1,34 @@
-"""Learning rate schedule and optimizer step."""
+"""Learning rate schedules."""
 
 import math
 
 import torch
-from torch import Tensor
+
+FINAL_SHARE = 0.01  # of the peak, at the end of the cosine
 
 
 def learning_rate_at(
-    step: int, steps: int, peak: float, warmup: int, schedule: str = "cosine"
+    step: int, steps: int, peak: float, warmup_steps: int, schedule: str = "cosine"
 ) -> float:
-    """Learning rate: a linear rise over `warmup` steps, then half a cosine down to a hundredth.
+    """Learning rate of a step: a linear warm-up, then constant or half a cosine down to 1 %.
 
-    With schedule "constant" it stays where it rose to.
+    Args:
+        step: from 0.
+        steps: number of steps in all.
+        peak: learning rate after the warm-up.
+        warmup_steps: length of the warm-up.
+        schedule: cosine or constant.
     """
-    if step < warmup:
-        return peak * (step + 1) / warmup
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
-    done = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * done))
+    return peak * (FINAL_SHARE + (1 - FINAL_SHARE) * cosine)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all groups."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Backward, clip the gradient's norm to 1, step."""
-    optimizer.zero_grad()
-    loss.backward()
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    torch.nn.utils.clip_grad_norm_(weights, 1.0)
-    optimizer.step()
+        group["lr"] = learning_rate

@@ -1,16 +1,15 @@
-"""How a segmenter is trained: the judge, and those that show what generated images are good for.
+"""Training of segmenters: the judge, and those that measure the utility of generated images.
 
-Patches are read when they are drawn: at 512 pixels, FLAIR's train split would fill 65 GB.
+Patches are read when they are drawn: FLAIR's train split would take 65 GB of memory at 512 pixels.
 """
 
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from aerialdreams.data.augmentation import (
@@ -21,95 +20,127 @@ from aerialdreams.data.augmentation import (
 )
 from aerialdreams.data.images import images_to_tensor
 from aerialdreams.models.segmenter import Segmenter
-from aerialdreams.params import Runtime, TrainSegmenter
-from aerialdreams.training.batches import batch_indices
-from aerialdreams.training.checkpoint import Checkpoint, ignore_stop_signals, training_steps
+from aerialdreams.training.batches import batch_indices, load_batches
+from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve
-from aerialdreams.training.schedule import learning_rate_at, optimizer_step, set_learning_rate
+from aerialdreams.training.losses import segmentation_loss
+from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
+from aerialdreams.util.progress import progress
 
-WARMUP = 50  # steps, a quarter of a short training's
+WARMUP_STEPS = 50  # at most a quarter of all steps
+WEIGHT_DECAY = 0.01
+MAX_GRADIENT_NORM = 1.0
 
-
-# Patches to learn from: image, RGB, (size, size, 3), and mask, class ids, (size, size), both uint8.
+# Pairs of image, RGB, (size, size, 3), and mask, class ids, (size, size), both uint8.
 SegmentationPatches = TorchDataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """How a segmenter is trained.
+
+    Attributes:
+        seed: of weights and draws.
+        channels: width of each level of the U-Net.
+        steps: training steps.
+        batch_size: patches of a step.
+        learning_rate: peak learning rate.
+    """
+
+    seed: int
+    channels: list[int]
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+    def identity(self) -> dict[str, object]:
+        """For `checkpoint_path`."""
+        return asdict(self)
+
+
 def train_segmenter(
-    lesson: SegmentationPatches,
-    weights: Tensor,
-    stage: TrainSegmenter,
-    path: Path,
-    runtime: Runtime,
+    patches: SegmentationPatches,
+    class_weights: Tensor,
+    settings: SegmenterSettings,
+    checkpoint_file: Path,
+    checkpoint_every: int,
+    workers: int,
     device: torch.device,
 ) -> tuple[Segmenter, LossCurve, Checkpoint]:
-    """Train a segmenter; a training that was stopped goes on, one that is done is only read.
+    """Train a segmenter, or resume from its checkpoint.
 
     Args:
-        lesson: the patches.
-        weights: of the classes in the loss, see `class_weights`.
-        stage: seed, channels, steps, batch and learning rate.
-        path: of its checkpoint, whose name carries the fingerprint of all that decides it.
-        runtime: steps between checkpoints, and processes that read ahead.
+        patches: the training set.
+        class_weights: (classes,); see `losses.class_weights`.
+        settings: see the class.
+        checkpoint_file: see `checkpoint_path`.
+        checkpoint_every: steps between checkpoints.
+        workers: data loader processes; 0 reads patches in this process.
         device: where to train.
 
     Returns:
-        The segmenter, its losses, and the checkpoint, to be removed when the work is in place.
+        The segmenter, its losses, and its checkpoint, to be removed when the output is written.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM or SIGINT came; the current step is finished and saved.
+        WorkError: the loss is not finite, or a checkpoint cannot be written.
     """
-    torch.manual_seed(stage.seed)
-    model, losses = Segmenter(stage.channels).to(device), LossCurve("segmenter")
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01, fused=True)
-    weights, warmup = weights.to(device), min(WARMUP, stage.steps // 4)
+    torch.manual_seed(settings.seed)
+    model, losses = Segmenter(settings.channels).to(device), LossCurve("segmenter")
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+    class_weights = class_weights.to(device)
+    warmup_steps = min(WARMUP_STEPS, settings.steps // 4)
     parts = {"model": model, "optimizer": optimizer, "losses": losses}
-    checkpoint = Checkpoint(path, parts)
-    every, batches = runtime.checkpoint_every, None
-    for step in training_steps(checkpoint, stage.steps, every, "segmenter"):
-        batches = batches or read_ahead(lesson, stage, step, runtime.loaders)
-        set_learning_rate(
-            optimizer, learning_rate_at(step, stage.steps, stage.learning_rate, warmup)
-        )
-        pictures, ids = next(batches)
-        worn = blur_and_add_noise(
-            jitter_colours(images_to_tensor(pictures), stage.seed, step), stage.seed, step
-        )
-        logits = model(worn.to(device))
-        target = ids.long().to(device) - 1
-        loss = torch.nn.functional.cross_entropy(logits, target, weights)
-        optimizer_step(optimizer, loss)
-        losses.add(loss)
+    checkpoint = Checkpoint(checkpoint_file, parts, device)
+    start = checkpoint.restore()
+    batches = load_batches(SegmenterBatches(patches, settings), start, settings.steps, workers)
+    with StopSignal() as stop:
+        for step in progress(
+            range(start, settings.steps), "segmenter", "steps", settings.steps, start
+        ):
+            images, masks = next(batches)
+            inputs = jitter_colours(images_to_tensor(images), settings.seed, step)
+            inputs = blur_and_add_noise(inputs, settings.seed, step)
+            logits = model(inputs.to(device))
+            loss = segmentation_loss(logits, masks.to(device), class_weights)
+
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            set_learning_rate(
+                optimizer,
+                learning_rate_at(step, settings.steps, settings.learning_rate, warmup_steps),
+            )
+            optimizer.step()
+            losses.add(loss)
+
+            done, stopping = step + 1, stop.received
+            if stopping or done % checkpoint_every == 0 or done == settings.steps:
+                losses.check()
+                checkpoint.save(done)
+            if stopping:
+                checkpoint.wait()
+                raise KeyboardInterrupt
+    checkpoint.wait()
     return model.eval(), losses, checkpoint
 
 
-class Steps(TorchDataset[tuple[Tensor, Tensor]]):
-    """The batches of a training, by number of the step, each a function of (seed, step).
+class SegmenterBatches(TorchDataset[tuple[Tensor, Tensor]]):
+    """The batches of a training by step, each a function of (seed, step).
 
-    An item is a batch's images, (batch, size, size, 3), and masks, (batch, size, size), each turned
-    and mirrored its own way: a map has no up.
+    A batch is images, (batch, size, size, 3), and masks, (batch, size, size), uint8. Each patch is
+    rotated and mirrored at random, its image and its mask alike.
     """
 
-    def __init__(self, lesson: SegmentationPatches, stage: TrainSegmenter) -> None:
-        self.lesson, self.stage = lesson, stage
+    def __init__(self, patches: SegmentationPatches, settings: SegmenterSettings) -> None:
+        self.patches, self.settings = patches, settings
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        seed, batch = self.stage.seed, self.stage.batch
-        chosen = batch_indices(seed, step, batch, len(self.lesson))  # type: ignore[arg-type]
-        patches = [self.lesson[place] for place in chosen]
-        ways = draw_orientations(seed, step, batch)
-        pairs = list(zip(patches, ways, strict=True))
-        images = np.stack([orient(image, way) for (image, _), way in pairs])
-        masks = np.stack([orient(mask, way) for (_, mask), way in pairs])
+        seed, batch_size = self.settings.seed, self.settings.batch_size
+        count = len(self.patches)  # type: ignore[arg-type]
+        patches = [self.patches[index] for index in batch_indices(seed, step, batch_size, count)]
+        orientations = draw_orientations(seed, step, batch_size)
+        pairs = list(zip(patches, orientations, strict=True))
+        images = np.stack([orient(image, orientation) for (image, _), orientation in pairs])
+        masks = np.stack([orient(mask, orientation) for (_, mask), orientation in pairs])
         return torch.from_numpy(images), torch.from_numpy(masks)
-
-
-def read_ahead(
-    lesson: SegmentationPatches, stage: TrainSegmenter, first: int, loaders: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches from a step on, read ahead by `loaders` processes, or when they are asked for."""
-    return iter(
-        DataLoader(
-            Steps(lesson, stage),
-            batch_size=None,
-            sampler=range(first, stage.steps),
-            num_workers=loaders,
-            worker_init_fn=ignore_stop_signals,
-        )
-    )

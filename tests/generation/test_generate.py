@@ -23,13 +23,12 @@ from aerialdreams.data.tiles import read_tile
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.models.controlnet import load_controlnet
-from aerialdreams.models.model_info import write_about
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import CONTROLNET
-from aerialdreams.training.controlnet import new_controlled_unet
 from aerialdreams.util.files import dvc_md5
 from stages import generate_validation
+from tests.tiny import conditioning_of, info_of, new_model, sampling_of
 from tests.training.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
     environment,
     new_place,
@@ -43,12 +42,12 @@ def place(prepared: Path, workdir: Path) -> Params:  # noqa: F811
     """A folder with a base and a ControlNet that steers a little, both of noise."""
     new_place(prepared, workdir)
     params = settle(workdir)
-    student = new_controlled_unet(load_stable_diffusion(), params.train_controlnet)
-    for name, weight in student.controlnet.named_parameters():
+    model = new_model(params, load_stable_diffusion())
+    for name, weight in model.controlnet.named_parameters():
         if "controlnet_down" in name or "controlnet_mid" in name or "conv_out" in name:
             weight.data.normal_(0, 0.1)
-    student.controlnet.save_pretrained(CONTROLNET)
-    write_about(CONTROLNET, params.image_size, params.classes)
+    model.controlnet.save_pretrained(CONTROLNET)
+    info_of(params).save(CONTROLNET)
     return params
 
 
@@ -100,11 +99,11 @@ def test_validation_images_and_a_run_that_was_cut(
     (workdir / "data").mkdir()
     (workdir / "data/dataset").symlink_to(dataset)
     values = yaml.safe_load(Path("params.yaml").read_text())
-    values["generate_validation"] |= {"samples": 2, "styles": ["Oil on canvas."], "batch": 3}
+    values["generate_validation"] |= {"samples": 2, "styles": ["Oil on canvas."], "batch_size": 3}
     Path("params.yaml").write_text(yaml.safe_dump(values))
     params = load_params()
     said = generate_validation.main(params)
-    assert said == "6 masks painted (4 validation, 2 test), 4 images of each"
+    assert said == "images for 6 masks generated (4 validation, 2 test), 4 per mask"
     folder = Path("data/generated")
     kinds = ["generated", "sample-2", "style-1", "untrained"]
     for kind in kinds:
@@ -124,15 +123,15 @@ def test_validation_images_and_a_run_that_was_cut(
     assert list(workdir.glob("scratch/generated.*")) == []
 
     # Killed after two batches, the next run makes the rest.
-    paint, batches = generate_validation.paint, list[Any]()
+    generate, batches = generate_validation.generate_outputs, list[Any]()
 
     def counted(*words: Any) -> None:
         batches.append(words[1])
         if len(batches) == 3:
             raise KeyboardInterrupt
-        paint(*words)
+        generate(*words)
 
-    monkeypatch.setattr(generate_validation, "paint", counted)
+    monkeypatch.setattr(generate_validation, "generate_outputs", counted)
     with pytest.raises(KeyboardInterrupt):
         generate_validation.main(params)
     (kept,) = workdir.glob("scratch/generated.*")
@@ -146,7 +145,7 @@ def test_validation_images_and_a_run_that_was_cut(
     command = [sys.executable, "-m", "stages.generate_validation"]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert "generate-validation: 6 masks painted" in ended.stdout
+    assert "generate-validation: images for 6 masks generated" in ended.stdout
     assert dvc_md5(folder) == whole
 
 
@@ -154,8 +153,7 @@ def test_a_small_mask_is_painted_as_the_pipeline_does(place: Params) -> None:
     """One tile: the same denoising as diffusers' own pipeline, from the same noise."""
     mask = np.full((32, 32), 5, np.uint8)
     painter = Painter()
-    settings = place.generate_validation.model_copy(update={"seed": 3, "steps": 4})
-    image = painter.paint(mask, "Aerial view.", 3, 4, conditioning_scale=1.3)
+    image = painter.paint(mask, "Aerial view.", 3, steps=4)
     import aerialdreams.generation.batch as batch
 
     whole = batch.seeded_generator
@@ -164,9 +162,10 @@ def test_a_small_mask_is_painted_as_the_pipeline_does(place: Params) -> None:
         theirs = generate_batch(
             load_stable_diffusion(),
             load_controlnet(),
+            conditioning_of(place),
             [GenerationRequest("x", mask, "Aerial view.")],
-            settings,
-            place.classes,
+            sampling_of(place, steps=4),
+            3,
         )[0]
     finally:
         batch.seeded_generator = whole
@@ -175,14 +174,14 @@ def test_a_small_mask_is_painted_as_the_pipeline_does(place: Params) -> None:
 
 def test_large_masks_have_no_seams(place: Params) -> None:
     mask = np.full((96, 144), 5, np.uint8)
-    image = Painter(batch=4).paint(mask, "Aerial view.", steps=3).astype(float)
+    image = Painter(batch_size=4).paint(mask, "Aerial view.", steps=3).astype(float)
     assert image.shape == (96, 144, 3)
     across = np.abs(np.diff(image, axis=1)).mean((0, 2))  # from each column to the next
     borders = np.arange(15, 143, 16)  # where tiles begin and end
     inside = np.delete(across, borders)
     assert across[borders].mean() < 1.15 * inside.mean()
     # Whatever the tiles' batches.
-    other = Painter(batch=1).paint(mask, "Aerial view.", steps=3)
+    other = Painter(batch_size=1).paint(mask, "Aerial view.", steps=3)
     assert np.abs(image - other).max() <= 1
     odd = Painter().paint(mask[:33, :45], "Aerial view.", steps=1)
     assert odd.shape == (33, 45, 3)

@@ -28,12 +28,12 @@ from aerialdreams.models.stable_diffusion import (
 from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
 from aerialdreams.paths import LATENTS
-from aerialdreams.training.controlnet import new_controlled_unet
-from aerialdreams.training.latents import EMPTY, LatentSource, StepBatches
-from aerialdreams.training.losses import per_sample_loss
+from aerialdreams.training.controlnet import per_sample_loss
+from aerialdreams.training.latents import EMPTY_CAPTION, ControlNetBatches, Draws, LatentSource
 from stages import base_model, encode_latents
 from tests.conftest import changed
 from tests.server import Site, serve
+from tests.tiny import conditioning_of, new_model, sampling_of
 
 # What tells the families apart (their repositories' configs): scheduler, prediction, text encoder.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -48,7 +48,7 @@ def save_family(name: str, folder: Path, params: Params) -> None:
     """A model with random weights in the layout of one of the families."""
     torch.manual_seed(0)
     family = FAMILIES[name]
-    tokenizer = new_tokenizer(["Aerial view of France."], params.base_model.tiny.text)
+    tokenizer = new_tokenizer(["Aerial view of France."], params.base_model.tiny.text.vocabulary)
     widths = (8, 8, 16, 16)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -125,26 +125,28 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     small = changed(
         params,
         image_size=64,
-        train_controlnet={"embedding_channels": [8, 8, 16, 16], "batch": 2, "caption_dropout": 0.0},
-        generate_validation={"steps": 2, "batch": 2},
+        train_controlnet={
+            "embedding_channels": [8, 8, 16, 16],
+            "batch_size": 2,
+            "caption_dropout": 0.0,
+        },
     )
-    student = new_controlled_unet(base, small.train_controlnet)
+    model, conditioning = new_model(small, base), conditioning_of(small)
     masks = np.full((2, 64, 64), 5, np.uint8)
     rows = {"mean": torch.zeros(2, 1, 4, 8, 8), "std": torch.ones(2, 1, 4, 8, 8)}
     rows["text"] = encode_prompts(base, ["Aerial view of France.", "France."])[:, None]
     encode_latents.save(LATENTS / "train-0.safetensors", rows | {"mask": torch.from_numpy(masks)})
-    encode_latents.save(LATENTS / EMPTY, {"text": encode_prompts(base, [""])})
-    batch = StepBatches(LatentSource(), small.train_controlnet, (4, 8, 8), 1000)[0]
-    loss = per_sample_loss(student, base, batch, 19, small.classes).mean()
+    encode_latents.save(LATENTS / EMPTY_CAPTION, {"text": encode_prompts(base, [""])})
+    draws = Draws(seed=0, batch_size=2, caption_dropout=0.0, augment=False)
+    batch = ControlNetBatches(LatentSource(), draws, base.latent_shape(64), 1000)[0]
+    loss = per_sample_loss(model, base, conditioning, batch).mean()
     loss.backward()
     assert 0.1 < loss.item() < 10
-    controlnet = student.controlnet
-    orders = [
+    requests = [
         GenerationRequest(name, mask, "France.") for name, mask in zip("ab", masks, strict=True)
     ]
-    images = generate_batch(
-        base, controlnet.eval(), orders, small.generate_validation, small.classes
-    )
+    sampling = sampling_of(small, steps=2)
+    images = generate_batch(base, model.controlnet.eval(), conditioning, requests, sampling, 0)
     assert images.shape == (2, 64, 64, 3) and images.std() > 0
 
 

@@ -1,4 +1,4 @@
-"""The models' parts: conditions, targets, the judge, and an untrained ControlNet that is silent."""
+"""Conditioning, targets, the judge, and a ControlNet before training, which changes nothing."""
 
 from pathlib import Path
 
@@ -8,18 +8,20 @@ import torch
 from diffusers import DDPMScheduler
 
 from aerialdreams.data.images import images_to_tensor
+from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
-from aerialdreams.models.conditioning import condition_of
-from aerialdreams.models.controlnet import new_controlnet
+from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.ign_segmenter import IgnSegmenter
+from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
-from aerialdreams.models.tiny import new_text_encoder, new_tokenizer, new_unet, new_vae
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
 from aerialdreams.training.losses import prediction_target
 from aerialdreams.util.torch_setup import configure_torch
+from tests.conftest import changed
+from tests.tiny import conditioning_of, info_of, new_model, sampling_of, tiny_stable_diffusion
 
 CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. deciduous."]
 
@@ -27,31 +29,50 @@ CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. de
 @pytest.fixture
 def base(params: Params) -> StableDiffusion:
     """The tiny base model with random weights."""
-    device = configure_torch(1)
-    tokenizer = new_tokenizer(CAPTIONS, params.base_model.tiny.text)
-    return StableDiffusion(
-        vae=new_vae(params.base_model.tiny, 64),
-        text_encoder=new_text_encoder(params.base_model.tiny, len(tokenizer)),
-        tokenizer=tokenizer,
-        unet=new_unet(params.base_model.tiny, 32),
-        scheduler=DDPMScheduler(
-            prediction_type=params.base_model.tiny.unet.prediction,
-            clip_sample=False,
-            steps_offset=1,
-        ),
-    ).to(device)
+    return tiny_stable_diffusion(params, CAPTIONS, 64).to(configure_torch(1))
 
 
-def test_conditions_are_the_mask(params: Params) -> None:
+def test_conditioning_is_the_mask(params: Params) -> None:
     mask = torch.tensor([[[1, 19], [7, 7]]], dtype=torch.uint8)
-    colour = condition_of(mask, 3, params.classes)
-    assert colour.shape == (1, 3, 2, 2)
-    assert (colour[0, :, 0, 0] * 255).tolist() == pytest.approx([0xDB, 0x0E, 0x9A])
-    assert colour[0, :, 0, 1].tolist() == [0, 0, 0]
-    planes = condition_of(mask, 19, params.classes)
-    assert planes.shape == (1, 19, 2, 2)
+    classes = tuple(params.classes)
+    colours = MaskConditioning("colours", classes)(mask)
+    assert colours.shape == (1, 3, 2, 2)
+    assert (colours[0, :, 0, 0] * 255).tolist() == pytest.approx([0xDB, 0x0E, 0x9A])
+    assert colours[0, :, 0, 1].tolist() == [0, 0, 0]
+    one_hot = MaskConditioning("one_hot", classes)
+    planes = one_hot(mask)
+    assert planes.shape == (1, one_hot.channels, 2, 2) == (1, 19, 2, 2)
     assert (planes.argmax(1) + 1).tolist() == mask.tolist()
     assert planes.sum() == 4
+
+
+def test_a_class_table_of_three_is_one_hot_or_colours_as_it_says() -> None:
+    """Three channels may be either: nothing is guessed from their number."""
+    names = {"a": "#ff0000", "b": "#00ff00", "c": "#0000ff"}
+    classes = tuple(LandCoverClass(name=name, colour=colour) for name, colour in names.items())
+    mask = torch.tensor([[[1, 2], [3, 3]]], dtype=torch.uint8)
+    for encoding in ("one_hot", "colours"):
+        conditioning = MaskConditioning(encoding, classes)
+        assert conditioning.channels == 3
+        assert MaskConditioning.from_dict(conditioning.to_dict()) == conditioning
+    yellow = (classes[0], classes[1].model_copy(update={"colour": "#ffff00"}), classes[2])
+    assert MaskConditioning("one_hot", yellow)(mask)[0, :, 0, 1].tolist() == [0, 1, 0]
+    assert MaskConditioning("colours", yellow)(mask)[0, :, 0, 1].tolist() == [1, 1, 0]
+    with pytest.raises(ValueError, match="unknown mask encoding 'depth'"):
+        MaskConditioning.from_dict({"encoding": "depth", "classes": []})
+
+
+def test_a_models_info_survives_its_folder(params: Params, tmp_path: Path) -> None:
+    info = info_of(params)
+    info.save(tmp_path)
+    assert ModelInfo.load(tmp_path) == info
+    path = tmp_path / "aerialdreams.json"
+    path.write_text(path.read_text().replace('"ddim"', '"euler"'))
+    with pytest.raises(UserError, match=r"aerialdreams\.json: cannot be read .*'euler' is not one"):
+        ModelInfo.load(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"aerialdreams\.json: not found"):
+        ModelInfo.load(tmp_path)
 
 
 def test_pixels_as_numbers() -> None:
@@ -75,7 +96,7 @@ def test_the_target_follows_the_scheduler(kind: str) -> None:
     scheduler = DDPMScheduler(prediction_type=kind)
     clean, noise = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     if kind == "sample":
-        with pytest.raises(UserError, match="prediction_type 'sample' is not known"):
+        with pytest.raises(UserError, match="prediction_type 'sample' is not supported"):
             prediction_target(scheduler, clean, noise, torch.tensor([500]))
         return
     target = prediction_target(scheduler, clean, noise, torch.tensor([500]))
@@ -89,21 +110,22 @@ def test_a_tokenizer_of_our_own(base: StableDiffusion) -> None:
     assert base.tokenizer.model_max_length == 77
 
 
-@pytest.mark.parametrize("condition", ["one_hot", "colours"])
+@pytest.mark.parametrize("encoding", ["one_hot", "colours"])
 def test_an_untrained_controlnet_changes_nothing(
-    condition: str, base: StableDiffusion, params: Params
+    encoding: str, base: StableDiffusion, params: Params
 ) -> None:
-    """What evaluation calls `untrained`, the base model alone, is what a new ControlNet gives."""
-    channels = params.train_controlnet.embedding_channels
-    controlnet = new_controlnet(base.unet, channels, condition, 3).eval()
-    settings = params.generate_validation.model_copy(update={"steps": 2})
+    """The untrained images of an evaluation, made by the base alone, are those of a new model."""
+    params = changed(params, train_controlnet={"conditioning": encoding})
+    controlnet, conditioning = new_model(params, base).controlnet.eval(), conditioning_of(params)
+    sampling = sampling_of(params, steps=2)
     masks = np.full((2, 64, 64), 5, np.uint8)
     batch = [GenerationRequest(f"{n:06}", masks[n], CAPTIONS[n]) for n in (0, 1)]
-    untrained = generate_batch(base, controlnet, batch, settings, params.classes)
+    untrained = generate_batch(base, controlnet, conditioning, batch, sampling, 4)
     assert untrained.shape == (2, 64, 64, 3)
-    assert np.array_equal(untrained, generate_batch(base, None, batch, settings, params.classes))
-    # An image is its patch's own, wherever it stands in a batch; only rounding differs there.
-    again = generate_batch(base, None, batch[::-1], settings, params.classes)
+    plain = generate_batch(base, None, conditioning, batch, sampling, 4)
+    assert np.array_equal(untrained, plain)
+    # The image does not depend on its position in the batch, except for rounding.
+    again = generate_batch(base, None, conditioning, batch[::-1], sampling, 4)
     assert np.abs(untrained[::-1].astype(int) - again).max() <= 1
 
 

@@ -40,8 +40,8 @@ def test_the_projects_own_params_are_valid() -> None:
         (("captions", "templates"), [["{town}"]], r"captions\.templates: .* no field 'town'; "),
         (("patch_index", "test_domains"), ["D014_2020"], r"patch_index: D014_2020: in both"),
         (("patch_index", "test_domains"), ["Paris"], r"patch_index\.test_domains\.0: is 'Paris'"),
-        (("train_controlnet", "processes"), 3, r"train_controlnet: batch: is 8; must be"),
-        (("train_controlnet", "augment"), True, r"augment: is true; encode_latents\.turns must be"),
+        (("train_controlnet", "processes"), 3, r"train_controlnet: batch_size: is 8; must be"),
+        (("train_controlnet", "augment"), True, r"augment: is true; set encode_latents\.all_or"),
         (("image_size",), 100, r"image_size: is 100; .*multiple of 16"),
     ],
 )  # fmt: skip

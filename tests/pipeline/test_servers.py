@@ -124,8 +124,10 @@ def test_two_trainings_into_one_server_that_rests(
             assert dvc(place, "cache", "dir", "--local", str(whole / ".dvc/cache")).returncode == 0
             checked = dvc(place, "checkout", "dataset", "base-model", "encode-latents")
             assert checked.returncode == 0, checked.stderr
-            longer = {"steps": 2000, "log_every": 50, "held_out_every": 1000, "images_every": 1000}
-            set_params(place, {"train_controlnet": {"seed": seed} | longer})
+            longer = {"steps": 2000, "validation_every": 1000}
+            tracked = {"log_every": 50, "images_every": 1000}
+            changes = {"train_controlnet": {"seed": seed} | longer, "tracking": tracked}
+            set_params(place, changes)
             trainings.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "stages.train_controlnet"],

@@ -55,7 +55,7 @@ def test_the_real_thing_composes_in_any_order(project: Path, names: tuple[str, .
 
 def test_the_later_one_holds(project: Path) -> None:
     settings.put(["sd21", "gpu", "gpus"])
-    assert load_params().train_controlnet.accumulation == 1
+    assert load_params().train_controlnet.gradient_accumulation == 1
 
 
 @pytest.mark.parametrize(

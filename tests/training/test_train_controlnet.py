@@ -21,17 +21,16 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from diffusers import ControlNetModel, DDPMScheduler, StableDiffusionPipeline
+from diffusers import ControlNetModel
 from PIL import Image
 
 from aerialdreams.data.land_cover import palette
 from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
-from aerialdreams.models.tiny import new_text_encoder, new_tokenizer, new_unet, new_vae
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET
-from aerialdreams.training.controlnet import new_controlled_unet
-from aerialdreams.training.latents import ImageSource, LatentSource, StepBatches
+from aerialdreams.training.controlnet import warm_start
+from aerialdreams.training.latents import ControlNetBatches, Draws, ImageSource, LatentSource
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.util.files import dvc_md5
 from aerialdreams.util.torch_setup import configure_torch
@@ -39,24 +38,23 @@ from stages import encode_latents, train_controlnet
 from stages.dataset import FEATURES
 from tests.conftest import ROOT
 from tests.projects import merge
+from tests.tiny import new_model, save_stable_diffusion, tiny_stable_diffusion
 
 SMALL: dict[str, Any] = {
     "image_size": 32,
     "torch_threads": 1,
     "runtime": {"checkpoint_every": 4},
     "base_model": {"tiny": {"vae": {"channels": [8, 16]}, "unet": {"channels": [16, 24]}}},
-    "encode_latents": {"turns": True, "held_out": 3},
+    "tracking": {"log_every": 1, "images_every": 12, "images": 2},
+    "encode_latents": {"all_orientations": True, "validation_patches": 3},
     "train_controlnet": {
         "embedding_channels": [8, 16],
         "steps": 24,
-        "batch": 4,
-        "warmup": 4,
-        "log_every": 1,
-        "held_out_every": 8,
-        "images_every": 12,
-        "images": 2,
+        "batch_size": 4,
+        "warmup_steps": 4,
+        "validation_every": 8,
+        "sampling": {"steps": 2},
     },
-    "generate_validation": {"steps": 2},
 }
 
 
@@ -114,21 +112,8 @@ def write_patches(split: str, count: int, draw: np.random.Generator, params: Par
 
 def write_base(params: Params) -> None:
     """The tiny base with random weights, in diffusers' layout."""
-    tiny = params.base_model.tiny
-    tokenizer = new_tokenizer(["Aerial view of 0. Number 1 from above."], tiny.text)
-    StableDiffusionPipeline(
-        vae=new_vae(tiny, 32),
-        text_encoder=new_text_encoder(tiny, len(tokenizer)),
-        tokenizer=tokenizer,
-        unet=new_unet(tiny, 16),
-        scheduler=DDPMScheduler(
-            prediction_type=tiny.unet.prediction, clip_sample=False, steps_offset=1
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(BASE)
-    (BASE / "source.json").write_text('{"source": "tiny", "license": "other"}')
+    captions = ["Aerial view of 0. Number 1 from above."]
+    save_stable_diffusion(tiny_stable_diffusion(params, captions, 32), BASE)
 
 
 @pytest.fixture
@@ -152,7 +137,8 @@ def settle(folder: Path, **changes: Any) -> Params:
     """Write params.yaml with the small values and these of train_controlnet; gives the params."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     runtime = {key: changes.pop(key) for key in ("loaders", "checkpoint_every") if key in changes}
-    more = {"train_controlnet": changes, "runtime": runtime}
+    tracking = changes.pop("tracking", {})
+    more = {"train_controlnet": changes, "runtime": runtime, "tracking": tracking}
     merge(values, SMALL)
     merge(values, more)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -202,8 +188,8 @@ EVERYTHING = {
     "augment": True,
     "ema_decay": 0.9,
     "min_snr_gamma": 5.0,
-    "unlock_decoder": 10,
-    "accumulation": 2,
+    "unlock_decoder_steps": 10,
+    "gradient_accumulation": 2,
 }
 
 
@@ -231,11 +217,11 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
             assert "goes on from what is saved" in errors
         assert not (killed / CONTROLNET).exists(), number
     assert finish(killed) == undisturbed
-    for name in ("controlnet.csv", "controlnet_held_out.csv"):
+    for name in ("controlnet.csv", "controlnet_validation.csv"):
         assert (killed / "metrics" / name).read_text() == (whole / "metrics" / name).read_text()
     assert curve(killed) == curve(whole)
     assert len(curve(whole)) == 24
-    assert curve(killed, "held_out_loss") == curve(whole, "held_out_loss")
+    assert curve(killed, "validation_loss") == curve(whole, "validation_loss")
     # The UNet's decoder was trained with it, its encoder was not.
     base = load_stable_diffusion(whole / BASE).unet.state_dict()
     trained = torch.nn.Module.state_dict(
@@ -264,10 +250,10 @@ def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
 def trained(folder: Path, **changes: Any) -> list[float]:
     """Losses of a training in this process, step by step."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    training = train_controlnet.Training(settle(folder, **changes))
-    training.train(None)
+    training = train_controlnet.set_up(settle(folder, **changes))
+    train_controlnet.train(training, None)
     training.checkpoint.remove()
-    return [float(loss) for loss in training.losses.values]
+    return training.losses.values
 
 
 def test_with_and_without_a_cache_losses_are_equal(place: Path) -> None:
@@ -279,35 +265,39 @@ def test_with_and_without_a_cache_losses_are_equal(place: Path) -> None:
 def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
     plain = trained(place)
     assert trained(place, loaders=2) == plain
-    assert trained(place, accumulation=4) == pytest.approx(plain, rel=1e-5)
+    assert trained(place, gradient_accumulation=4) == pytest.approx(plain, rel=1e-5)
     assert trained(place, gradient_checkpointing=True) == pytest.approx(plain, rel=1e-5)
-    assert trained(place, attention="plain") == pytest.approx(plain, rel=1e-4)
+    assert trained(place, attention="eager") == pytest.approx(plain, rel=1e-4)
     assert trained(place, precision="bf16") == pytest.approx(plain, rel=0.05)
 
 
 def test_samples_are_functions_of_the_step(place: Path) -> None:
     params = settle(place, augment=True)
-    settings = params.train_controlnet
-    whole = StepBatches(LatentSource(), settings, (4, 16, 16), 1000)
-    halves = [StepBatches(LatentSource(), settings, (4, 16, 16), 1000, rank, 2) for rank in (0, 1)]
+    stage, shape = params.train_controlnet, (4, 16, 16)
+    draws = Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment)
+    whole = ControlNetBatches(LatentSource(), draws, shape, 1000)
+    halves = [ControlNetBatches(LatentSource(), draws, shape, 1000, rank, 2) for rank in (0, 1)]
     for step in (0, 7, 100):
         batch, parts = whole[step], [half[step] for half in halves]
         for name, tensor in batch.items():
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     # A turned mask is its turned image's: both come from the same patch, by another way.
-    pictures = StepBatches(
-        ImageSource("train", 32, load_stable_diffusion().tokenizer), settings, (4, 16, 16), 1000
-    )
-    assert torch.equal(pictures[3]["mask"], whole[3]["mask"])
+    source = ImageSource("train", 32, load_stable_diffusion().tokenizer)
+    images = ControlNetBatches(source, draws, shape, 1000)
+    assert torch.equal(images[3]["mask"], whole[3]["mask"])
 
 
 def test_the_result_is_used_as_its_card_says(place: Path) -> None:
-    for condition in ("one_hot", "colours"):
-        params = settle(place, condition=condition, steps=4)
+    for conditioning in ("one_hot", "colours"):
+        params = settle(place, conditioning=conditioning, steps=4)
         said = train_controlnet.main(params)
-        assert re.search(r"trained for 4 steps of 4 on 12 patches, loss \d\.\d+, held out \d", said)
+        assert re.search(
+            r"trained for 4 steps of 4 on 12 patches, loss \d\.\d+, validation loss \d", said
+        )
         controlnet = ControlNetModel.from_pretrained(CONTROLNET)
-        assert controlnet.config["conditioning_channels"] == (19 if condition == "one_hot" else 3)
+        assert controlnet.config["conditioning_channels"] == (
+            19 if conditioning == "one_hot" else 3
+        )
         assert [p.name for p in CONTROLNET.glob("*.safetensors")] == [
             "diffusion_pytorch_model.safetensors"
         ]
@@ -329,12 +319,14 @@ def test_min_snr_weighs_by_noise(place: Path) -> None:
     alphas = base.scheduler.alphas_cumprod[times]
     snr = alphas / (1 - alphas)
     expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)  # it predicts velocity
-    assert snr_weights(base, times, 5.0).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    assert snr_weights(base.scheduler, times, 5.0).tolist() == pytest.approx(
+        expected.tolist(), rel=1e-4
+    )
     base.scheduler.register_to_config(prediction_type="epsilon")
-    assert snr_weights(base, times, 5.0).tolist() == pytest.approx(
+    assert snr_weights(base.scheduler, times, 5.0).tolist() == pytest.approx(
         (torch.minimum(snr, torch.tensor(5.0)) / snr).tolist(), rel=1e-4
     )
-    assert snr_weights(base, times, 0).tolist() == [1, 1, 1]
+    assert snr_weights(base.scheduler, times, 0).tolist() == [1, 1, 1]
 
 
 def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
@@ -342,29 +334,31 @@ def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
     train_controlnet.main(params)
     CONTROLNET.rename("models/first")
     folder = {"folder": "models/first", "md5": ""}
-    with pytest.raises(UserError, match=r"warm_start\.md5: is ''; models/first has \w+\.dir; put"):
+    with pytest.raises(
+        UserError, match=r"warm_start\.md5: is '', but models/first has \w+\.dir; set"
+    ):
         train_controlnet.main(settle(place, warm_start=folder))
     folder["md5"] = dvc_md5(Path("models/first"))
-    with pytest.raises(UserError, match=r"models/first: is a ControlNet of another make "):
-        train_controlnet.main(settle(place, warm_start=folder, condition="colours"))
-    student = new_controlled_unet(
-        load_stable_diffusion(), settle(place, warm_start=folder).train_controlnet
-    )
+    with pytest.raises(UserError, match=r"models/first: does not fit the base model"):
+        train_controlnet.main(settle(place, warm_start=folder, conditioning="colours"))
+    model = new_model(settle(place), load_stable_diffusion())
+    warm_start(model, Path(folder["folder"]), folder["md5"])
     first = ControlNetModel.from_pretrained("models/first").state_dict()
-    warm = student.controlnet.state_dict()
+    warm = model.controlnet.state_dict()
     assert all(torch.equal(first[name], warm[name]) for name in first)
 
 
 def test_a_checkpoint_of_another_experiment_is_left_alone(place: Path) -> None:
     whole = trained(place, learning_rate=0.001)
-    training = train_controlnet.Training(settle(place))
+    training = train_controlnet.set_up(settle(place))
     training.checkpoint.save(20)
+    training.checkpoint.wait()
     assert trained(place, learning_rate=0.001) == whole
     assert training.checkpoint.path.exists()
 
 
 def test_the_embedding_must_fit_the_base(place: Path) -> None:
-    with pytest.raises(UserError, match=r"embedding_channels: 3 widths; .* asks for 2"):
+    with pytest.raises(UserError, match=r"embedding_channels: has 3 widths; .* needs 2"):
         train_controlnet.main(settle(place, embedding_channels=[8, 16, 16]))
 
 
@@ -382,7 +376,7 @@ def test_a_wrong_number_of_processes_is_named(place: Path) -> None:
         text=True,
     )
     assert ended.returncode == 2
-    assert "train_controlnet.processes: is 2, and 1 were started; set it to 1" in ended.stderr
+    assert "train_controlnet.processes: is 2, but 1 were started; set it to 1" in ended.stderr
 
 
 def test_what_mlflow_shows(place: Path) -> None:
@@ -392,7 +386,7 @@ def test_what_mlflow_shows(place: Path) -> None:
     (version,) = client.search_model_versions("name = 'aerialdreams-controlnet'")
     run = client.get_run(version.run_id)
     curves = {"loss", "learning_rate", "gradient_norm", "samples_per_second", "memory_megabytes"}
-    assert curves | {"held_out_loss", "loss_t750_999"} <= set(run.data.metrics)
+    assert curves | {"validation_loss", "loss_t750_999"} <= set(run.data.metrics)
     assert run.data.metrics["samples_per_second"] > 0 and run.data.metrics["gradient_norm"] > 0
     digests = {used.dataset.name: used.dataset.digest for used in run.inputs.dataset_inputs}
     assert digests["dataset"] == dvc_md5(DATASET)

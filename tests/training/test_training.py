@@ -11,9 +11,9 @@ import torch
 from aerialdreams.data.augmentation import ORIENTATIONS, orient
 from aerialdreams.errors import WorkError
 from aerialdreams.training.batches import batch_indices, drop_captions
-from aerialdreams.training.checkpoint import Checkpoint, training_steps
+from aerialdreams.training.checkpoint import Checkpoint, StopSignal, checkpoint_path
 from aerialdreams.training.loss_curves import LossCurve, TimestepBins
-from aerialdreams.training.schedule import learning_rate_at, optimizer_step
+from aerialdreams.training.schedule import learning_rate_at
 from aerialdreams.util.torch_setup import configure_torch
 
 
@@ -40,12 +40,12 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_a_square_has_eight_positions() -> None:
-    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    seen = [orient(picture, way) for way in range(ORIENTATIONS)]
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    seen = [orient(image, number) for number in range(ORIENTATIONS)]
     assert len({view.tobytes() for view in seen}) == ORIENTATIONS
-    assert np.array_equal(seen[0], picture)
-    assert np.array_equal(seen[1], picture.transpose(1, 0, 2)[::-1])  # a quarter to the left
-    assert np.array_equal(seen[4], picture[:, ::-1])  # mirrored, left to right
+    assert np.array_equal(seen[0], image)
+    assert np.array_equal(seen[1], image.transpose(1, 0, 2)[::-1])  # a quarter to the left
+    assert np.array_equal(seen[4], image[:, ::-1])  # mirrored, left to right
 
 
 def train(
@@ -64,16 +64,29 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     losses = LossCurve("test")
     parts = {"model": model, "optimizer": optimizer, "losses": losses}
-    for step in training_steps(Checkpoint(path, parts), steps, 5, "test"):
-        if step == stop:
-            raise KeyboardInterrupt
-        if signalled and step == signalled[0]:
-            os.kill(os.getpid(), signalled[1])
-        x = torch.tensor(batch_indices(1, step, 4, 32)).float()
-        loss = (model(x) - x.roll(1)).square().mean()
-        optimizer_step(optimizer, loss)
-        losses.add(loss)
-    return model.state_dict() | {"losses": torch.stack(losses.values)}
+    checkpoint = Checkpoint(path, parts)
+    with StopSignal() as stop_signal:
+        for step in range(checkpoint.restore(), steps):
+            if step == stop:
+                checkpoint.wait()
+                raise KeyboardInterrupt
+            if signalled and step == signalled[0]:
+                os.kill(os.getpid(), signalled[1])
+                os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may send another
+            x = torch.tensor(batch_indices(1, step, 4, 32)).float()
+            loss = (model(x) - x.roll(1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.add(loss)
+            done, stopping = step + 1, stop_signal.received
+            if stopping or done % 5 == 0:
+                checkpoint.save(done)
+            if stopping:
+                checkpoint.wait()
+                raise KeyboardInterrupt
+    checkpoint.wait()
+    return model.state_dict() | {"losses": torch.tensor(losses.values)}
 
 
 @pytest.mark.parametrize("stop", [3, 5, 13, 19])
@@ -108,18 +121,50 @@ def test_a_machine_that_is_taken_away_leaves_the_step_it_was_in(
 
 def test_a_loss_that_is_no_number_stops(tmp_path: Path) -> None:
     losses = LossCurve("ControlNet")
-    with pytest.raises(WorkError, match="ControlNet: the loss is nan at step 50; lower"):
-        for _ in range(60):
-            losses.add(torch.tensor(float("nan")))
+    with pytest.raises(WorkError, match="ControlNet: the loss is nan at step 3; lower"):
+        for step in range(60):
+            losses.add(torch.tensor(1.0 if step < 2 else float("nan")))
+    short = LossCurve("ControlNet")
+    short.add(torch.tensor(float("inf")))
+    with pytest.raises(WorkError, match="the loss is inf at step 1"):
+        short.check()
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tmp_path / "a.pt", 20)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b.pt", 20, stop=12)  # saved at 5 and at 10
+    last = tmp_path / "b.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    resumed = train(last, 20)
+    assert "b.pt: damaged checkpoint" in capsys.readouterr().err
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = {"params": {"learning_rate": 0.003, "seed": 1}, "inputs": {"data/latents": "a.dir"}}
+    path = checkpoint_path(tmp_path, "unet", ours)
+    path.write_bytes(b"saved")
+    assert checkpoint_path(tmp_path, "unet", ours) == path
+    assert capsys.readouterr().err == ""
+    theirs = {"params": {"learning_rate": 0.002, "seed": 1}, "inputs": {"data/latents": "a.dir"}}
+    assert checkpoint_path(tmp_path, "unet", theirs) != path
+    message = capsys.readouterr().err
+    assert f"not resuming from {path}" in message
+    assert message.endswith("params.learning_rate is 0.002, the checkpoint's is 0.003\n")
 
 
 def test_errors_by_band_of_timesteps() -> None:
-    bands = TimestepBins(1000, torch.device("cpu"))
-    bands.add(torch.tensor([0, 249, 250, 999]), torch.tensor([1.0, 3.0, 5.0, 7.0]))
-    bands.add(torch.tensor([100]), torch.tensor([5.0]))
+    bins = TimestepBins(1000, torch.device("cpu"))
+    bins.add(torch.tensor([0, 249, 250, 999]), torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    bins.add(torch.tensor([100]), torch.tensor([5.0]))
     means = {"loss_t000_249": 3.0, "loss_t250_499": 5.0, "loss_t750_999": 7.0}
-    assert bands.take(lambda sums: sums) == means
-    assert bands.take(lambda sums: sums) == {}
+    assert bins.pop(lambda sums: sums) == means
+    assert bins.pop(lambda sums: sums) == {}
 
 
 def test_means_cover_every_step() -> None:

@@ -1,0 +1,72 @@
+"""The tiny Stable Diffusion with random weights, and what a ControlNet needs, from params."""
+
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+
+from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.model_info import ModelInfo
+from aerialdreams.models.sampling import Sampling
+from aerialdreams.models.stable_diffusion import StableDiffusion
+from aerialdreams.models.tiny import (
+    new_scheduler,
+    new_text_encoder,
+    new_tokenizer,
+    new_unet,
+    new_vae,
+)
+from aerialdreams.params import Params
+from aerialdreams.training.controlnet import ControlledUNet, new_controlled_unet
+
+
+def tiny_stable_diffusion(params: Params, captions: list[str], image_size: int) -> StableDiffusion:
+    """The tiny base model with random weights."""
+    tiny = params.base_model.tiny
+    tokenizer = new_tokenizer(captions, tiny.text.vocabulary)
+    vae = new_vae(tiny.vae.channels, tiny.vae.latent_channels, image_size, tiny.seed)
+    text_encoder = new_text_encoder(
+        tiny.text.width, tiny.text.layers, len(tokenizer), tiny.seed + 1
+    )
+    latent_size = image_size // 2 ** (len(tiny.vae.channels) - 1)
+    unet = new_unet(
+        tiny.unet.channels, tiny.vae.latent_channels, tiny.text.width, latent_size, tiny.seed + 2
+    )
+    return StableDiffusion(vae, text_encoder, tokenizer, unet, new_scheduler(tiny.unet.prediction))
+
+
+def save_stable_diffusion(base: StableDiffusion, folder: Path) -> None:
+    """Save a base model in diffusers' layout, with its source.json."""
+    StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=base.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    (folder / "source.json").write_text('{"source": "tiny", "license": "other"}')
+
+
+def conditioning_of(params: Params) -> MaskConditioning:
+    """The mask conditioning that params ask for."""
+    return MaskConditioning(params.train_controlnet.conditioning, tuple(params.classes))
+
+
+def sampling_of(params: Params, **values: object) -> Sampling:
+    """The sampling settings of params, some of them replaced."""
+    return Sampling(**params.train_controlnet.sampling.model_dump()).override(**values)
+
+
+def info_of(params: Params) -> ModelInfo:
+    """What train-controlnet saves beside the weights."""
+    pixel_size = PIXEL * SIDE / params.image_size
+    return ModelInfo(params.image_size, pixel_size, conditioning_of(params), sampling_of(params))
+
+
+def new_model(params: Params, base: StableDiffusion) -> ControlledUNet:
+    """A new ControlNet with the base's UNet."""
+    stage = params.train_controlnet
+    return new_controlled_unet(base, conditioning_of(params), stage.embedding_channels, stage.seed)
