@@ -1,8 +1,8 @@
 """Which recipe learns more: variants of train-controlnet at equal budget, scored by the judge.
 
 Usage   python -m benchmarks.recipe [--steps N] [--seeds N] [--jobs N] [--peer FOLDER]
-Run where `dvc repro train-segmenter` has been, with encode_latents.all_orientations true. Each variant is
-trained from each of the seeds, and paints the validation patches; the judge reads them. --jobs
+Run where `dvc repro train-segmenter` has been, with encode_latents.all_orientations. Each variant
+is trained from each of the seeds, and paints the validation patches; the judge reads them. --jobs
 trainings run at a time, each on one core. --peer scores a ControlNet of diffusers' own script too
 (`benchmarks.train_speed --keep FOLDER` leaves one). What has been measured is kept in
 scratch/recipe/ and not measured again. Prints a table and a last line of JSON.

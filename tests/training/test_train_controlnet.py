@@ -27,6 +27,7 @@ from PIL import Image
 from aerialdreams.data.land_cover import palette
 from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
+from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET
 from aerialdreams.training.controlnet import warm_start
@@ -313,20 +314,17 @@ def test_the_result_is_used_as_its_card_says(place: Path) -> None:
             assert image.size == (32, 32)
 
 
-def test_min_snr_weighs_by_noise(place: Path) -> None:
-    base = load_stable_diffusion()
-    times = torch.tensor([0, 500, 999])
-    alphas = base.scheduler.alphas_cumprod[times]
-    snr = alphas / (1 - alphas)
-    expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)  # it predicts velocity
-    assert snr_weights(base.scheduler, times, 5.0).tolist() == pytest.approx(
-        expected.tolist(), rel=1e-4
-    )
-    base.scheduler.register_to_config(prediction_type="epsilon")
-    assert snr_weights(base.scheduler, times, 5.0).tolist() == pytest.approx(
-        (torch.minimum(snr, torch.tensor(5.0)) / snr).tolist(), rel=1e-4
-    )
-    assert snr_weights(base.scheduler, times, 0).tolist() == [1, 1, 1]
+def test_min_snr_weighs_by_noise() -> None:
+    timesteps = torch.tensor([0, 500, 999])
+    for prediction in ("epsilon", "v_prediction"):
+        scheduler = new_scheduler(prediction)
+        alphas = scheduler.alphas_cumprod[timesteps]
+        snr = alphas / (1 - alphas)
+        clamped = torch.minimum(snr, torch.tensor(5.0))
+        expected = clamped / (snr + 1 if prediction == "v_prediction" else snr)
+        weights = snr_weights(scheduler, timesteps, 5.0)
+        assert weights.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+        assert snr_weights(scheduler, timesteps, 0).tolist() == [1, 1, 1]
 
 
 def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
