@@ -95,7 +95,7 @@ def train_tiny(params: Params, folder: Path) -> tuple[str, LossCurve, LossCurve]
     unet_settings = UNetSettings(**tiny.unet.model_dump())
     decisive = tiny.model_dump(mode="json") | {"image_size": params.image_size}
     rooms = ("data", "models", "training")
-    identity = training_identity(decisive, [DATASET], __file__, rooms)
+    identity = training_identity(decisive, [DATASET], [__file__], rooms)
     every = params.runtime.checkpoint_every
     train = load_split("train", params.image_size)
 

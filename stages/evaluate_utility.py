@@ -50,7 +50,7 @@ def main(params: Params) -> str:
         "image_size": params.image_size,
     }
     rooms = ("data", "models", "training", "generation")
-    identity = training_identity(decisive, [DATASET, GENERATED], __file__, rooms)
+    identity = training_identity(decisive, [DATASET, GENERATED], [__file__], rooms)
     size, rows = params.image_size, open_split("validation")
     real, made = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
     lessons: dict[str, SegmentationPatches] = {
@@ -67,6 +67,7 @@ def main(params: Params) -> str:
         settings = SegmenterSettings(
             seed=segmenter.seed + 1 + seed,
             channels=segmenter.channels,
+            num_classes=len(params.classes),
             steps=stage.steps,
             batch_size=segmenter.batch_size,
             learning_rate=segmenter.learning_rate,

@@ -36,13 +36,18 @@ def main(params: Params) -> str:
         return take_igns(params)
     device, stage = configure_torch(params.torch_threads), params.train_segmenter
     settings = SegmenterSettings(
-        stage.seed, stage.channels, stage.steps, stage.batch_size, stage.learning_rate
+        seed=stage.seed,
+        channels=stage.channels,
+        num_classes=len(params.classes),
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
     )
     patches = TrainPatches(params.image_size)
     masks = progress(patches.masks(), "masks counted", "masks", len(patches))
     decisive = settings.identity() | {"image_size": params.image_size}
     rooms = ("data", "models", "training")
-    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], __file__, rooms)
+    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], [__file__], rooms)
     model, losses, checkpoint = train_segmenter(
         patches,
         class_weights(masks),

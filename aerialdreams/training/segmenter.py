@@ -42,6 +42,7 @@ class SegmenterSettings:
     Attributes:
         seed: of weights and draws.
         channels: width of each level of the U-Net.
+        num_classes: classes of the land-cover table.
         steps: training steps.
         batch_size: patches of a step.
         learning_rate: peak learning rate.
@@ -49,6 +50,7 @@ class SegmenterSettings:
 
     seed: int
     channels: list[int]
+    num_classes: int
     steps: int
     batch_size: int
     learning_rate: float
@@ -86,7 +88,10 @@ def train_segmenter(
         WorkError: the loss is not finite, or a checkpoint cannot be written.
     """
     torch.manual_seed(settings.seed)
-    model, losses = Segmenter(settings.channels).to(device), LossCurve("segmenter")
+    model, losses = (
+        Segmenter(settings.channels, settings.num_classes).to(device),
+        LossCurve("segmenter"),
+    )
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
     class_weights = class_weights.to(device)
     warmup_steps = min(WARMUP_STEPS, settings.steps // 4)

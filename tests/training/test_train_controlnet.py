@@ -251,7 +251,9 @@ def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
 def trained(folder: Path, **changes: Any) -> list[float]:
     """Losses of a training in this process, step by step."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    training = train_controlnet.set_up(settle(folder, **changes))
+    params = settle(folder, **changes)
+    training = train_controlnet.set_up(params)
+    training.checkpoint.path = train_controlnet.find_checkpoint(params)
     train_controlnet.train(training, None)
     training.checkpoint.remove()
     return training.losses.values
@@ -349,6 +351,7 @@ def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
 def test_a_checkpoint_of_another_experiment_is_left_alone(place: Path) -> None:
     whole = trained(place, learning_rate=0.001)
     training = train_controlnet.set_up(settle(place))
+    training.checkpoint.path = train_controlnet.find_checkpoint(settle(place))
     training.checkpoint.save(20)
     training.checkpoint.wait()
     assert trained(place, learning_rate=0.001) == whole
