@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 
@@ -70,9 +71,17 @@ def set_up(params: Params) -> Training:
         UserError: the number of processes, the base model or the latents do not fit the params.
     """
     stage = params.train_controlnet
+    if stage.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError(
+            "train_controlnet.precision: fp16 needs a GPU; set it to fp32 or bf16 on a CPU"
+        )
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # else accelerate does not see that there are several
         mixed_precision="no" if stage.precision == "fp32" else stage.precision,
+        # Passed, so that accelerate does not take them from its environment variables: the params
+        # alone decide the result.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if accelerator.num_processes != stage.processes:
