@@ -52,8 +52,9 @@ from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.distributed import init_distributed
-from aerialdreams.util.files import dvc_md5, fingerprint, resumable_folder, write_json
+from aerialdreams.util.files import dvc_md5, fingerprint, write_json
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import configure_torch
 
 CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
@@ -86,11 +87,11 @@ def main(params: Params) -> str:
     distributed = init_distributed(state.num_processes)
     stage, models = params.generate_validation, load_models(params, state.device)
     settings = [stage, params.image_size, params.torch_threads, params.classes, models.hashes]
-    key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else None
-    partial = scratch_dir() / f"{GENERATED.name}.{distributed.broadcast(key)}"
+    key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else ""
+    unfinished = resumable_folder(GENERATED, scratch_dir(), key)
     counts: dict[str, int] = {}
-    with resumable_folder(GENERATED, scratch_dir(), key) if key else nullcontext(partial) as folder:
-        distributed.barrier()  # rank 0 makes the folder
+    with unfinished if distributed.is_main else nullcontext() as work:
+        folder = Path(distributed.broadcast(str(work) if work else None))
         for split in EVALUATED_SPLITS:
             counts[split] = count_patches(split)
             # Batches are the same for any number of ranks, and so are the images' bytes. Each rank

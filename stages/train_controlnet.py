@@ -11,6 +11,7 @@ A training that was stopped or killed resumes from its last checkpoint and ends 
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,13 +40,14 @@ from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import Run, register_model, training_run
 from aerialdreams.training.batches import load_batches
-from aerialdreams.training.checkpoint import StopSignal, checkpoint_path
+from aerialdreams.training.checkpoint import StopSignal
 from aerialdreams.training.controlnet import micro_batches, per_sample_loss
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
 from aerialdreams.util.files import atomic_folder, dvc_md5
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
 LOSSES, VALIDATION = Path("metrics/controlnet.csv"), Path("metrics/controlnet_validation.csv")
@@ -63,17 +65,18 @@ def main(params: Params) -> str:
         launch_processes("stages.train_controlnet", stage.processes)
     configure_torch(params.torch_threads)
     training = set_up(params)
-    path = find_checkpoint(params) if training.distributed.is_main else None
-    training.checkpoint.path = Path(training.distributed.broadcast(str(path) if path else None))
-    run_id_file = training.checkpoint.path.with_suffix(".run")
     is_main = training.distributed.is_main
-    with training_run(params, INPUTS, run_id_file) if is_main else nullcontext() as run:
-        train(training, run)
-        if run:
-            save(training)
-            register_model(run, CONTROLNET, dvc_md5(CONTROLNET))
-    if is_main:
-        training.checkpoint.remove()
+    unfinished = work_folder(scratch_dir(), "train-controlnet", identity_of(params))
+    with unfinished if is_main else nullcontext() as work:
+        # Other ranks restore from rank 0's checkpoint.
+        folder = Path(training.distributed.broadcast(str(work) if work else None))
+        training.checkpoint.path = folder / "controlnet.pt"
+        tracked = training_run(params, INPUTS, folder / "run-id") if is_main else nullcontext()
+        with tracked as run:
+            train(training, run)
+            if run:
+                save(training)
+                register_model(run, CONTROLNET, dvc_md5(CONTROLNET))
     training.accelerator.end_training()
     size = sum(weight.numel() for weight in training.weights) / 1e6
     validation = training.validation.values[-1][1] if is_main else 0
@@ -84,14 +87,13 @@ def main(params: Params) -> str:
     )
 
 
-def find_checkpoint(params: Params) -> Path:
-    """Where the checkpoint of a training with these params, inputs and code is."""
+def identity_of(params: Params) -> dict[str, Any]:
+    """What decides the weights: a checkpoint is only continued with the same."""
     decisive = params.train_controlnet.model_dump(mode="json", exclude=EXECUTION)
     decisive["image_size"] = params.image_size
     decisive["classes"] = [land_cover.model_dump() for land_cover in params.classes]
-    rooms = ("data", "models", "training")
-    identity = training_identity(decisive, INPUTS, [__file__, controlnet_training.__file__], rooms)
-    return checkpoint_path(scratch_dir(), "train-controlnet", identity)
+    scripts, rooms = [__file__, controlnet_training.__file__], ("data", "models", "training")
+    return training_identity(decisive, INPUTS, scripts, rooms)
 
 
 def train(training: Training, run: Run | None) -> None:

@@ -19,7 +19,7 @@ LOCK = Path("dvc.lock")
 def training_identity(
     params: Mapping[str, Any], inputs: Iterable[Path], scripts: Iterable[str], rooms: Iterable[str]
 ) -> dict[str, Any]:
-    """What decides the weights of a training; see `training.checkpoint.checkpoint_path`.
+    """What decides the weights of a training; see `util.scratch.work_folder`.
 
     Args:
         params: those that decide the weights, by name.

@@ -56,7 +56,7 @@ class SegmenterSettings:
     learning_rate: float
 
     def identity(self) -> dict[str, object]:
-        """For `checkpoint_path`."""
+        """What decides the weights, for `util.scratch.work_folder`."""
         return asdict(self)
 
 
@@ -64,24 +64,24 @@ def train_segmenter(
     patches: SegmentationPatches,
     class_weights: Tensor,
     settings: SegmenterSettings,
-    checkpoint_file: Path,
+    folder: Path,
     checkpoint_every: int,
     workers: int,
     device: torch.device,
-) -> tuple[Segmenter, LossCurve, Checkpoint]:
+) -> tuple[Segmenter, LossCurve]:
     """Train a segmenter, or resume from its checkpoint.
 
     Args:
         patches: the training set.
         class_weights: (classes,); see `losses.class_weights`.
         settings: see the class.
-        checkpoint_file: see `checkpoint_path`.
+        folder: where its checkpoints are kept; see `util.scratch.work_folder`.
         checkpoint_every: steps between checkpoints.
         workers: data loader processes; 0 reads patches in this process.
         device: where to train.
 
     Returns:
-        The segmenter, its losses, and its checkpoint, to be removed when the output is written.
+        The segmenter, in evaluation mode, and its losses.
 
     Raises:
         KeyboardInterrupt: SIGTERM or SIGINT came; the current step is finished and saved.
@@ -96,7 +96,7 @@ def train_segmenter(
     class_weights = class_weights.to(device)
     warmup_steps = min(WARMUP_STEPS, settings.steps // 4)
     parts = {"model": model, "optimizer": optimizer, "losses": losses}
-    checkpoint = Checkpoint(checkpoint_file, parts, device)
+    checkpoint = Checkpoint(folder / "segmenter.pt", parts, device)
     start = checkpoint.restore()
     batches = load_batches(SegmenterBatches(patches, settings), start, settings.steps, workers)
     with StopSignal() as stop:
@@ -127,7 +127,7 @@ def train_segmenter(
                 checkpoint.wait()
                 raise KeyboardInterrupt
     checkpoint.wait()
-    return model.eval(), losses, checkpoint
+    return model.eval(), losses
 
 
 class SegmenterBatches(TorchDataset[tuple[Tensor, Tensor]]):
