@@ -35,8 +35,9 @@ from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, LATENTS
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.latents import EMPTY_CAPTION
-from aerialdreams.util.files import atomic_file, fingerprint, resumable_folder
+from aerialdreams.util.files import atomic_file, fingerprint
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import DTYPES, configure_torch
 
 VALIDATION_SHARD = "validation-00000.safetensors"

@@ -14,7 +14,8 @@ from aerialdreams.params import Params
 from aerialdreams.paths import INDEX, MASKS, RAW
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.util.files import fingerprint, resumable_folder
+from aerialdreams.util.files import fingerprint
+from aerialdreams.util.scratch import resumable_folder
 
 
 def main(params: Params) -> str:

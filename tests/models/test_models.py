@@ -148,7 +148,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 
 def test_the_judge_survives_its_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    judge = Segmenter([8, 16, 24]).eval()
+    judge = Segmenter([8, 16, 24], 19).eval()
     judge.save(tmp_path)
     images = torch.randn(2, 3, 32, 32)
     again = load_segmenter(tmp_path)
