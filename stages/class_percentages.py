@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aerialdreams.data.credits import IGN_CREDIT
-from aerialdreams.data.flair import FLAIR_SHARES, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, TRAIN_PERCENTAGES
 from aerialdreams.data.index import SPLITS, read_index
 from aerialdreams.params import Params
 from aerialdreams.paths import FREQUENCIES, PERCENTAGES
@@ -26,7 +26,7 @@ from aerialdreams.util.tables import write_table
 def main(params: Params) -> str:
     index = read_index()
     names = [land_cover.name for land_cover in params.classes]
-    shares = np.stack(index["pixels"].to_list()) / SIDE**2
+    shares = np.stack(index["pixels"].to_list()) / PATCH_SIZE**2
     rows = [
         {"patch_id": patch_id} | dict(zip(names, share, strict=True))
         for patch_id, share in zip(index["patch_id"], shares.tolist(), strict=True)
@@ -46,7 +46,7 @@ def write_frequencies(names: list[str], by_split: dict[str, NDArray[np.float64]]
         writer.writerow(["class", *SPLITS, "flair_train"])
         for number, name in enumerate(names):
             percents = [f"{100 * by_split[split][number]:.4f}" for split in SPLITS]
-            writer.writerow([name, *percents, f"{FLAIR_SHARES[number]:.2f}"])
+            writer.writerow([name, *percents, f"{TRAIN_PERCENTAGES[number]:.2f}"])
 
 
 if __name__ == "__main__":

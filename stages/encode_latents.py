@@ -25,12 +25,13 @@ from aerialdreams.data.dataset import (
     read_shard,
     shards,
 )
-from aerialdreams.data.images import images_to_tensor, resize_image, resize_mask
+from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.models.stable_diffusion import (
     StableDiffusion,
     encode_prompts,
     load_stable_diffusion,
 )
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, LATENTS
 from aerialdreams.pipeline.stage import run_stage, scratch_dir

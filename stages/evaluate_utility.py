@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
 from aerialdreams.data.dataset import batched, count_patches, decode_png, open_split, read_patches
-from aerialdreams.data.images import images_to_tensor, resize_image, resize_mask
+from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.metrics import (
     agreement,
     agreement_draws,
@@ -29,6 +29,7 @@ from aerialdreams.evaluation.metrics import (
 )
 from aerialdreams.generation.outputs import MANIFEST, read_generated
 from aerialdreams.models.segmenter import Segmenter
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import DATASET, GENERATED, UTILITY
 from aerialdreams.pipeline.identity import training_identity

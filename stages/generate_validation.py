@@ -38,9 +38,10 @@ from aerialdreams.data.dataset import (
     read_patches,
     read_zones,
 )
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.data.georeference import LAMBERT_93, GeoReference
 from aerialdreams.data.images import read_image, resize_mask, write_image
-from aerialdreams.data.rasters import LAMBERT_93, GeoReference, write_geotiff, write_vrt
+from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
@@ -199,7 +200,7 @@ def write_geotiffs(
 ) -> None:
     """Write an image, and once its mask, as GeoTIFFs with the georeference of the patch."""
     patch, request = output.patch, output.request
-    pixel = PIXEL * SIDE / len(image)
+    pixel = PIXEL_SIZE * PATCH_SIZE / len(image)
     reference = GeoReference(
         Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93
     )

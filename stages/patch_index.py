@@ -15,7 +15,7 @@ from typing import Any
 from rasterio.warp import transform
 
 from aerialdreams.data.credits import IGN_CREDIT
-from aerialdreams.data.flair import CLASS_COUNT, PATCH_NAME, PIXEL, SIDE
+from aerialdreams.data.flair import CLASS_COUNT, PATCH_NAME, PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.data.index import INDEX_SCHEMA, SPLITS
 from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids
 from aerialdreams.data.tiles import Tile, read_tile
@@ -32,7 +32,7 @@ REJECTED = Path("data/rejected.csv")
 # Domain and zone are the folders' names, in IGN's storage and in the Hugging Face release alike.
 PLACE = re.compile(r"(?:.*/)?(D\d{3}_\d{4})/(?:.*/)?(Z\d+_[UANFH]{2})/(?:.*/)?[^/]+")
 # FLAIR's transforms carry float noise; a tenth of a pixel is more than all of it.
-TOLERANCE = PIXEL / 10
+TOLERANCE = PIXEL_SIZE / 10
 
 
 @dataclass(frozen=True)
@@ -163,23 +163,23 @@ def place_of(path: Path, root: Path) -> tuple[str, str] | None:
 
 def image_flaw(image: Tile) -> str | None:
     """Why an image is no FLAIR image, or None."""
-    if image.bands.shape != (5, SIDE, SIDE):
-        return f"shape {image.bands.shape}, not (5, {SIDE}, {SIDE})"
+    if image.bands.shape != (5, PATCH_SIZE, PATCH_SIZE):
+        return f"shape {image.bands.shape}, not (5, {PATCH_SIZE}, {PATCH_SIZE})"
     if image.bands.dtype != "uint8":
         return f"type {image.bands.dtype}, not uint8"
     # Where an image has no code FLAIR means Lambert-93; another code is another place.
     epsg = image.crs.to_epsg() if image.crs else None
     if epsg not in (None, 2154):
         return f"EPSG:{epsg}, not EPSG:2154"
-    if any(abs(size - PIXEL) > TOLERANCE / SIDE for size in image.pixel):
-        return f"pixels of {image.pixel[0]} x {image.pixel[1]} m, not {PIXEL} m"
+    if any(abs(size - PIXEL_SIZE) > TOLERANCE / PATCH_SIZE for size in image.pixel_size):
+        return f"pixels of {image.pixel_size[0]} x {image.pixel_size[1]} m, not {PIXEL_SIZE} m"
     return None
 
 
 def mask_flaw(mask: Tile, image: Tile) -> str | None:
     """Why a mask does not fit its image, or None. Its CRS is broken in most of FLAIR: not read."""
-    if mask.bands.shape != (1, SIDE, SIDE):
-        return f"shape {mask.bands.shape}, not (1, {SIDE}, {SIDE})"
+    if mask.bands.shape != (1, PATCH_SIZE, PATCH_SIZE):
+        return f"shape {mask.bands.shape}, not (1, {PATCH_SIZE}, {PATCH_SIZE})"
     if mask.bands.dtype != "uint8":
         return f"type {mask.bands.dtype}, not uint8"
     if any(abs(a - b) > TOLERANCE for a, b in zip(mask.origin, image.origin, strict=True)):
@@ -217,13 +217,13 @@ def add_grid(rows: list[dict[str, Any]]) -> None:
         corners[zone] = min(west, row["origin_x"]), max(north, row["origin_y"])
     for row in rows:
         west, north = corners[row["domain"], row["zone"]]
-        row["zone_column"] = round((row["origin_x"] - west) / (SIDE * PIXEL))
-        row["zone_row"] = round((north - row["origin_y"]) / (SIDE * PIXEL))
+        row["zone_column"] = round((row["origin_x"] - west) / (PATCH_SIZE * PIXEL_SIZE))
+        row["zone_row"] = round((north - row["origin_y"]) / (PATCH_SIZE * PIXEL_SIZE))
 
 
 def add_centres(rows: list[dict[str, Any]]) -> None:
     """Set each row's centre, from the transform and never from the metadata's centroid."""
-    half = SIDE * PIXEL / 2
+    half = PATCH_SIZE * PIXEL_SIZE / 2
     x = [row["origin_x"] + half for row in rows]
     y = [row["origin_y"] - half for row in rows]
     longitudes, latitudes = transform("EPSG:2154", "EPSG:4326", x, y)

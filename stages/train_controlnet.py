@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from aerialdreams.data.dataset import load_evenly_spaced
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.params import Params
@@ -196,7 +196,7 @@ def save(training: Training) -> None:
         loss, validation = training.losses.means()[-1][1], training.validation.values[-1][1]
         card = controlnet_card(params, loss, validation)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        pixel_size = PIXEL * SIDE / params.image_size
+        pixel_size = PIXEL_SIZE * PATCH_SIZE / params.image_size
         ModelInfo(params.image_size, pixel_size, training.conditioning, sampling_of(params)).save(
             folder
         )

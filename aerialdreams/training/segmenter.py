@@ -18,8 +18,8 @@ from aerialdreams.data.augmentation import (
     jitter_colours,
     orient,
 )
-from aerialdreams.data.images import images_to_tensor
 from aerialdreams.models.segmenter import Segmenter
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import batch_indices, load_batches
 from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve

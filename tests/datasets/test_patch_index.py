@@ -169,6 +169,6 @@ def test_an_image_of_another_projection_is_a_flaw(real_raw: Path) -> None:
         patch_index.image_flaw(tile._replace(crs=CRS.from_epsg(32631)))
         == "EPSG:32631, not EPSG:2154"
     )
-    assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel=(0.5, 0.5))))
+    assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel_size=(0.5, 0.5))))
     wide = tile._replace(bands=tile.bands.astype(np.uint16))
     assert "uint16" in str(patch_index.image_flaw(wide))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from aerialdreams.data.images import images_to_tensor
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
@@ -16,6 +15,7 @@ from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
 from aerialdreams.training.losses import prediction_target
