@@ -29,7 +29,7 @@ from aerialdreams.models.tiny import (
     new_vae,
 )
 from aerialdreams.params import BaseModelParams, Params
-from aerialdreams.paths import BASE, DATASET
+from aerialdreams.paths import BASE, DATASET, UNET_LOSSES, VAE_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.checkpoint import Checkpoint
@@ -46,8 +46,6 @@ from aerialdreams.util.files import atomic_folder, write_json
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-VAE_LOSSES = Path("metrics/vae.csv")
-UNET_LOSSES = Path("metrics/unet.csv")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 # Of the several forms in which a repository may hold weights: whole precision, safetensors, and
 # not those of a safety checker or of another variant (fp16, ema).

@@ -1,10 +1,9 @@
-"""class-percentages: how much of each patch each class covers.
+"""class-percentages: the share of each class in each patch.
 
-Reads   data/patches.parquet, whose pixel counts patch-index took when it checked the masks; the
-        class table
-Writes  data/class_percentages.parquet: patch_id and one column for each class, by its name, with
-        the exact share of the patch's pixels, 0 to 1; metrics/class_frequencies.csv, the share of
-        each class in each split, beside FLAIR's published ones
+Reads   data/patches.parquet, which has the pixel counts; the class table
+Writes  data/class_percentages.parquet: patch_id, and one column per class, named after it, with the
+        share of the patch's pixels, 0 to 1; metrics/class_frequencies.csv, percentages of each
+        class in each split, beside those that IGN publishes for FLAIR
 """
 
 import csv
@@ -35,12 +34,12 @@ def main(params: Params) -> str:
     write_table(PERCENTAGES, rows, schema, IGN_CREDIT)
     by_split = {split: shares[index["split"] == split].mean(0) for split in SPLITS}
     write_frequencies(names, by_split)
-    seen = int((shares.max(0) > 0).sum())
-    return f"{len(rows)} patches, {seen} of {len(names)} classes seen"
+    present = int((shares.max(0) > 0).sum())
+    return f"{len(rows)} patches, {present} of {len(names)} classes present"
 
 
 def write_frequencies(names: list[str], by_split: dict[str, NDArray[np.float64]]) -> None:
-    """Percent of each class in each split, one row a class, for `dvc plots` and the card."""
+    """Write the percentage of each class in each split, one row per class."""
     with atomic_file(FREQUENCIES) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["class", *SPLITS, "flair_train"])

@@ -20,7 +20,14 @@ from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, CONTROLNET, DATASET, LATENTS
+from aerialdreams.paths import (
+    BASE,
+    CONTROLNET,
+    CONTROLNET_LOSSES,
+    CONTROLNET_VALIDATION_LOSSES,
+    DATASET,
+    LATENTS,
+)
 from aerialdreams.pipeline import controlnet_training
 from aerialdreams.pipeline.controlnet_card import controlnet_card
 from aerialdreams.pipeline.controlnet_training import (
@@ -50,7 +57,6 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-LOSSES, VALIDATION = Path("metrics/controlnet.csv"), Path("metrics/controlnet_validation.csv")
 INPUTS = [LATENTS, DATASET, BASE]
 # Params of the stage that change how the work is done, not what is learnt (but for rounding).
 EXECUTION = {
@@ -200,8 +206,8 @@ def save(training: Training) -> None:
         ModelInfo(params.image_size, pixel_size, training.conditioning, sampling_of(params)).save(
             folder
         )
-    write_curve(LOSSES, training.losses.means())
-    write_curve(VALIDATION, training.validation.values)
+    write_curve(CONTROLNET_LOSSES, training.losses.means())
+    write_curve(CONTROLNET_VALIDATION_LOSSES, training.validation.values)
 
 
 if __name__ == "__main__":

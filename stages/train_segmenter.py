@@ -16,7 +16,7 @@ from aerialdreams.data.images import read_image, read_mask, resize_image, resize
 from aerialdreams.data.index import read_index
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.params import Params
-from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER
+from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.loss_curves import write_curve
@@ -27,8 +27,6 @@ from aerialdreams.util.files import atomic_folder
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
-
-LOSSES = Path("metrics/segmenter.csv")
 
 
 def main(params: Params) -> str:
@@ -61,7 +59,7 @@ def main(params: Params) -> str:
         with atomic_folder(SEGMENTER) as folder:
             model.save(folder)
             (folder / "README.md").write_text(CARD, encoding="utf-8")
-        write_curve(LOSSES, losses.means())
+        write_curve(SEGMENTER_LOSSES, losses.means())
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
         f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(patches)} patches,"
@@ -77,7 +75,7 @@ def take_igns(params: Params) -> str:
     with atomic_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(IGN_CARD, encoding="utf-8")
-    write_curve(LOSSES, [])
+    write_curve(SEGMENTER_LOSSES, [])
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return f"IGN's U-Net of {size:.2f} M weights, sha256 {ign.sha256[:12]}, is the judge"
 

@@ -39,7 +39,7 @@ def write_geotiff(
     profile |= {"height": height, "width": width, "transform": reference.transform}
     profile |= {"crs": reference.crs, "photometric": "PALETTE" if count == 1 else "RGB"}
     if count == 4:
-        profile["alpha"] = "unspecified"
+        profile["alpha"] = "yes"
     with MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.write(bands)
