@@ -13,6 +13,7 @@ from stages import patch_index
 from tests.overpass_server import Answers, recorded, serve_overpass
 
 ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests/data"  # invented, in the exact formats of the real data
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -63,25 +64,31 @@ def storage(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def real_raw(workdir: Path, shared: Path) -> Path:
-    """data/raw with the three real FLAIR patches and their metadata."""
-    shutil.copytree(shared / "flair", workdir / "data" / "raw")
-    return workdir / "data" / "raw"
+def raw(workdir: Path) -> Path:
+    """data/raw with three invented patches in FLAIR's format and their metadata."""
+    return copy_raw(DATA, workdir)
+
+
+def copy_raw(source: Path, workdir: Path) -> Path:
+    """data/raw with the FLAIR patches of tests/data or of the real data; they may be changed."""
+    folder = workdir / "data/raw"
+    shutil.copytree(source / "flair", folder, copy_function=shutil.copyfile)
+    return folder
 
 
 @pytest.fixture
-def indexed(real_raw: Path, params: Params) -> Params:
-    """The three real patches, one in each split, indexed."""
+def indexed(raw: Path, params: Params) -> Params:
+    """The three invented patches, one in each split, indexed."""
     domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
-    real = changed(params, patch_index=domains)
-    patch_index.main(real)
-    return real
+    three = changed(params, patch_index=domains)
+    patch_index.main(three)
+    return three
 
 
 @pytest.fixture
-def server(shared: Path) -> Iterator[Answers]:
-    """An Overpass server with the real answers."""
-    with serve_overpass(Answers(recorded=recorded(shared / "osm"))) as answers:
+def server() -> Iterator[Answers]:
+    """An Overpass server with answers about invented ground."""
+    with serve_overpass(Answers(recorded=recorded(DATA / "osm"))) as answers:
         yield answers
 
 

@@ -1,7 +1,6 @@
 """Make the invented files of tests/data: `python tests/data/make.py`, the same bytes every time."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 from rasterio.warp import transform
 
 HERE = Path(__file__).parent
-MASK_CRS = 'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+MASK_CRS = (
+    'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+)
 # Patch id: domain, zone, north-west corner, whether the mask has the EPSG code.
 PATCHES: dict[str, tuple[str, str, tuple[float, float], bool]] = {
     "000473": ("D004_2021", "Z6_NU", (961436.8000000101, 6329262.4), False),
@@ -141,7 +142,8 @@ def draw_ground() -> Ground:
     ground.relations[-1].tags["ISO3166-1"] = "FR"
     for name, buildings in (("two-communes", 40), ("one-commune", 30), ("cut-commune", 20)):
         draw_zone(ground, name, buildings)
-    for number, element in enumerate((*ground.nodes, *ground.ways, *ground.relations), start=1001):
+    elements: list[Any] = [*ground.nodes, *ground.ways, *ground.relations]
+    for number, element in enumerate(elements, start=1001):
         element.id = number
     return ground
 
@@ -264,7 +266,7 @@ def write_answers(folder: Path, ground: Ground) -> None:
     (folder / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def elements_of(ground: Ground, box: shapely.Geometry) -> list[dict[str, Any]]:
+def elements_of(ground: Ground, box: shapely.Polygon) -> list[dict[str, Any]]:
     """The elements of an answer, in the order of the query's `out` statements."""
     whole, tags_only = [], []
     for relation in ground.relations:
@@ -279,7 +281,9 @@ def elements_of(ground: Ground, box: shapely.Geometry) -> list[dict[str, Any]]:
             whole.append(entry | {"tags": relation.tags})
         elif crosses or inside:
             tags_only.append(entry | {"tags": relation.tags})
-    roads, landscape, buildings = [], [], []
+    roads: list[dict[str, Any]] = []
+    landscape: list[dict[str, Any]] = []
+    buildings: list[dict[str, Any]] = []
     for way in ground.ways:
         if not way.tags or not shapely.LineString(way.points).intersects(box):
             continue
@@ -304,14 +308,14 @@ def elements_of(ground: Ground, box: shapely.Geometry) -> list[dict[str, Any]]:
     ]
 
 
-def point_of(node: Node) -> shapely.Geometry:
+def point_of(node: Node) -> shapely.Point:
     """A node as a geometry."""
     return shapely.Point(node.point)
 
 
-def near(node: Node, box: shapely.Geometry) -> bool:
+def near(node: Node, box: shapely.Polygon) -> bool:
     """Whether a place is within the 1.7 km around a zone that were asked for."""
-    return bool(math.isfinite(box.distance(point_of(node))) and box.distance(point_of(node)) < 1700)
+    return bool(box.distance(point_of(node)) < 1700)
 
 
 def member(way: Way) -> dict[str, Any]:

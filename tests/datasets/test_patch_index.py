@@ -14,7 +14,7 @@ from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
 from stages import patch_index
-from tests.conftest import changed
+from tests.conftest import changed, copy_raw
 
 IMAGE = "D051_2019/Z15_UN/img/IMG_034217.tif"
 MASK = "D051_2019/Z15_UN/msk/MSK_034217.tif"
@@ -62,7 +62,23 @@ def wider(path: Path) -> None:
         file.write(pixels.astype(np.uint16))
 
 
-def test_real_patches(real_raw: Path, real: Params) -> None:
+def test_patches_in_flairs_format(raw: Path, real: Params) -> None:
+    assert patch_index.main(real) == "3 patches (1 train, 1 validation, 1 test), 0 rejected"
+    index = read_index().set_index("patch_id")
+    row = index.loc["000473"]
+    assert (row["domain"], row["zone"], row["split"]) == ("D004_2021", "Z6_NU", "validation")
+    # From the transform, rounded; the metadata's centroid is another place.
+    assert (row["origin_x"], row["origin_y"]) == (961436.8, 6329262.4)
+    # By the formulas of the Lambert conformal conic projection, worked out apart from PROJ.
+    assert row["longitude"] == pytest.approx(6.2618849, abs=1e-6)
+    assert row["latitude"] == pytest.approx(44.0132870, abs=1e-6)
+    assert (row["date"], row["camera"]) == ("2021-07-01", "CAMERA#000")
+    assert index["time"].isna().sum() == 2  # the metadata lack it, as IGN's do
+    assert rejected() == []
+
+
+def test_real_patches(workdir: Path, shared: Path, real: Params) -> None:
+    copy_raw(shared, workdir)
     assert patch_index.main(real) == "3 patches (1 train, 1 validation, 1 test), 0 rejected"
     index = read_index().set_index("patch_id")
     row = index.loc["000473"]
@@ -80,7 +96,7 @@ def test_real_patches(real_raw: Path, real: Params) -> None:
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lambda image, mask: image.write_bytes(image.read_bytes()[:90_000]), "cannot be read"),
+        (lambda image, mask: image.write_bytes(image.read_bytes()[:30_000]), "cannot be read"),
         (lambda image, mask: image.write_bytes(b""), "cannot be read"),
         (lambda image, mask: (mask.unlink(), mask.symlink_to("nowhere")), "cannot be read"),
         (lambda image, mask: forbid(mask), "cannot be read"),
@@ -104,8 +120,8 @@ def test_real_patches(real_raw: Path, real: Params) -> None:
         "mask as image",
     ],
 )
-def test_one_bad_patch_is_set_aside(real_raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
-    harm(*add_patch(real_raw, "999999"))
+def test_one_bad_patch_is_set_aside(raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
+    harm(*add_patch(raw, "999999"))
     assert patch_index.main(real).endswith("1 rejected")
     assert read_index()["patch_id"].tolist() == ["000473", "034217", "084558"]
     (row,) = rejected()
@@ -114,16 +130,16 @@ def test_one_bad_patch_is_set_aside(real_raw: Path, real: Params, harm, reason: 
     assert reason in row["reason"]
 
 
-def test_a_shifted_mask_is_set_aside(real_raw: Path, real: Params) -> None:
-    _, mask = add_patch(real_raw, "999999")
+def test_a_shifted_mask_is_set_aside(raw: Path, real: Params) -> None:
+    _, mask = add_patch(raw, "999999")
     with rasterio.open(mask, "r+") as file:
         file.transform = file.transform @ rasterio.Affine.translation(5, 0)
     patch_index.main(real)
-    assert "its image at" in rejected()[0]["reason"]
+    assert "its image's is at" in rejected()[0]["reason"]
 
 
-def test_too_many_bad_patches_stop(real_raw: Path, real: Params) -> None:
-    repaint(add_patch(real_raw, "999999")[1], 0)
+def test_too_many_bad_patches_stop(raw: Path, real: Params) -> None:
+    repaint(add_patch(raw, "999999")[1], 0)
     strict = changed(real, patch_index={"max_rejected": 0.1})
     with pytest.raises(
         UserError, match=r"1 of 4 patches are bad, more than patch_index\.max_rejec"
@@ -133,18 +149,18 @@ def test_too_many_bad_patches_stop(real_raw: Path, real: Params) -> None:
     assert rejected()[0]["patch_id"] == "999999"  # the whole list is there to look at
 
 
-def test_a_number_twice_is_set_aside(real_raw: Path, real: Params) -> None:
-    other = real_raw / "D051_2019/Z16_UN/img"
+def test_a_number_twice_is_set_aside(raw: Path, real: Params) -> None:
+    other = raw / "D051_2019/Z16_UN/img"
     other.mkdir(parents=True)
-    shutil.copy(real_raw / IMAGE, other)
+    shutil.copy(raw / IMAGE, other)
     relaxed = changed(real, patch_index={"test_domains": ["D036_2020"]})
     with pytest.raises(UserError, match="no good patch for the train split"):
         patch_index.main(relaxed)
     assert "a second image with this number" in rejected()[0]["reason"]
 
 
-def test_missing_or_broken_metadata(real_raw: Path, real: Params) -> None:
-    path = real_raw / "flair-1_metadata_aerial.json"
+def test_missing_or_broken_metadata(raw: Path, real: Params) -> None:
+    path = raw / "flair-1_metadata_aerial.json"
     path.write_text("{")
     with pytest.raises(UserError, match=r"flair-1_metadata_aerial\.json: not valid JSON"):
         patch_index.main(real)
@@ -162,8 +178,8 @@ def test_an_empty_folder(workdir: Path, real: Params) -> None:
         patch_index.main(real)
 
 
-def test_an_image_of_another_projection_is_a_flaw(real_raw: Path) -> None:
-    tile = patch_index.read_tile(real_raw / IMAGE)
+def test_an_image_of_another_projection_is_a_flaw(raw: Path) -> None:
+    tile = patch_index.read_tile(raw / IMAGE)
     assert patch_index.image_flaw(tile) is None
     assert (
         patch_index.image_flaw(tile._replace(crs=CRS.from_epsg(32631)))

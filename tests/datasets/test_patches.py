@@ -11,31 +11,32 @@ from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids, mask_t
 from aerialdreams.data.tiles import read_tile
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
+from tests.conftest import DATA
 
 
-def test_a_real_tile(shared: Path) -> None:
-    tile = read_tile(shared / "flair/D004_2021/Z6_NU/img/IMG_000473.tif")
+@pytest.mark.parametrize("invented", [True, False])
+def test_a_tile(invented: bool, request: pytest.FixtureRequest) -> None:
+    folder = DATA if invented else request.getfixturevalue("shared")
+    tile = read_tile(folder / "flair/D004_2021/Z6_NU/img/IMG_000473.tif")
     assert tile.bands.shape == (5, 512, 512)
     assert tile.crs is not None and tile.crs.to_epsg() == 2154
     assert tile.origin == pytest.approx((961436.8, 6329262.4), abs=1e-6)
     assert tile.pixel_size == pytest.approx((0.2, 0.2))
-
-
-def test_a_real_masks_crs_has_no_code(shared: Path) -> None:
-    crs = read_tile(shared / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").crs
+    # Most masks have a local CRS without a code.
+    crs = read_tile(folder / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").crs
     assert crs is not None and crs.to_epsg() is None
 
 
-def test_a_cut_tile_is_named(shared: Path, tmp_path: Path) -> None:
-    whole = (shared / "flair/D004_2021/Z6_NU/img/IMG_000473.tif").read_bytes()
+def test_a_cut_tile_is_named(tmp_path: Path) -> None:
+    whole = (DATA / "flair/D004_2021/Z6_NU/img/IMG_000473.tif").read_bytes()
     cut = tmp_path / "IMG_000473.tif"
     cut.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"IMG_000473\.tif: cannot be read .*fetch it again"):
         read_tile(cut)
 
 
-def test_a_mask_keeps_ids_and_shows_colours(shared: Path, tmp_path: Path, params: Params) -> None:
-    ids = read_tile(shared / "flair/D036_2020/Z17_UA/msk/MSK_084558.tif").bands[0]
+def test_a_mask_keeps_ids_and_shows_colours(tmp_path: Path, params: Params) -> None:
+    ids = read_tile(DATA / "flair/D036_2020/Z17_UA/msk/MSK_084558.tif").bands[0]
     path = tmp_path / "MSK_084558.png"
     write_mask(path, ids, params.classes)
     assert np.array_equal(read_mask(path), ids)
@@ -46,8 +47,8 @@ def test_a_mask_keeps_ids_and_shows_colours(shared: Path, tmp_path: Path, params
     ]
 
 
-def test_a_smaller_mask_has_no_new_id(shared: Path) -> None:
-    ids = read_tile(shared / "flair/D036_2020/Z17_UA/msk/MSK_084558.tif").bands[0]
+def test_a_smaller_mask_has_no_new_id() -> None:
+    ids = read_tile(DATA / "flair/D036_2020/Z17_UA/msk/MSK_084558.tif").bands[0]
     small = resize_mask(ids, 128)
     assert small.shape == (128, 128)
     # Nearest neighbour: each pixel is one of the sixteen that it stands for.

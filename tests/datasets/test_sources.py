@@ -15,7 +15,7 @@ from aerialdreams.errors import UserError, WorkError
 from aerialdreams.params import Params
 from aerialdreams.util import download
 from stages import patch_index, raw_patches
-from tests.conftest import changed
+from tests.conftest import DATA, changed
 from tests.server import Site, serve
 
 HUB = "datasets/IGNF/FLAIR-1-2/resolve/main"
@@ -37,17 +37,17 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def tiles(shared: Path, part: str) -> dict[str, bytes]:
-    """The real images (`img`) or masks (`msk`), by their path under shared/data/flair."""
-    root = shared / "flair"
+def tiles(part: str) -> dict[str, bytes]:
+    """The images (`img`) or masks (`msk`) of tests/data, by their path under flair/."""
+    root = DATA / "flair"
     return {str(p.relative_to(root)): p.read_bytes() for p in root.glob(f"D*/Z*/{part}/*.tif")}
 
 
-def fill_storage(site: Site, shared: Path) -> None:
+def fill_storage(site: Site) -> None:
     """IGN's storage: images and labels in trees of their own."""
-    images, masks = tiles(shared, "img"), tiles(shared, "msk")
+    images, masks = tiles("img"), tiles("msk")
     test = [name for name in images if name.startswith("D012")]
-    metadata = (shared / "flair/flair-1_metadata_aerial.json").read_bytes()
+    metadata = (DATA / "flair/flair-1_metadata_aerial.json").read_bytes()
     site.files |= {
         "flair_aerial_train.zip": zipped(
             {f"flair_aerial_train/{n}": b for n, b in images.items() if n not in test}
@@ -65,15 +65,11 @@ def full(params: Params, site: Site) -> Params:
     return changed(params, raw_patches={"source": "full", "storage": f"{site.url}/"})
 
 
-def test_all_of_flair_from_igns_storage(site: Site, shared: Path, params: Params) -> None:
-    fill_storage(site, shared)
+def test_all_of_flair_from_igns_storage(site: Site, params: Params) -> None:
+    fill_storage(site)
     site.faults = ["cut 300000", "502"]
     assert raw_patches.main(full(params, site)) == "6 tiles unpacked from 5 archives"
-    want = {
-        Path(name).name: body
-        for part in ("img", "msk")
-        for name, body in tiles(shared, part).items()
-    }
+    want = {Path(name).name: body for part in ("img", "msk") for name, body in tiles(part).items()}
     have = {path.name: path.read_bytes() for path in Path("data/raw").rglob("*.tif")}
     assert have == want
     sources = json.loads(Path("data/raw/sources.json").read_text())
@@ -87,8 +83,8 @@ def test_all_of_flair_from_igns_storage(site: Site, shared: Path, params: Params
     assert len(site.requests) == asked
 
 
-def test_the_index_reads_igns_layout(site: Site, shared: Path, params: Params) -> None:
-    fill_storage(site, shared)
+def test_the_index_reads_igns_layout(site: Site, params: Params) -> None:
+    fill_storage(site)
     raw_patches.main(full(params, site))
     files = sorted(
         path.relative_to("data/raw").as_posix() for path in Path("data/raw").rglob("*.tif")
@@ -102,9 +98,9 @@ def test_the_index_reads_igns_layout(site: Site, shared: Path, params: Params) -
     assert len(pairs) == 3
 
 
-def fill_hub(site: Site, shared: Path) -> list[str]:
+def fill_hub(site: Site) -> list[str]:
     """The Hugging Face release, a zip a domain without a folder for it; gives the domains."""
-    root = shared / "flair"
+    root = DATA / "flair"
     domains = sorted(path.name for path in root.glob("D*"))
     listing = []
     for domain in domains:
@@ -135,13 +131,13 @@ def some(params: Params, site: Site, domains: list[str]) -> Params:
     return changed(params, raw_patches={"source": "domains", "hub": site.url, "domains": domains})
 
 
-def test_domains_from_hugging_face(site: Site, shared: Path, params: Params) -> None:
-    domains = fill_hub(site, shared)
+def test_domains_from_hugging_face(site: Site, params: Params) -> None:
+    domains = fill_hub(site)
     summary = raw_patches.main(some(params, site, domains))
     assert summary == f"6 tiles unpacked from {len(domains) + 1} archives"
     assert not list(Path("data/raw").rglob("*.npy"))
     metadata = json.loads(Path("data/raw/flair-1_metadata_aerial.json").read_text())
-    assert metadata == json.loads((shared / "flair/flair-1_metadata_aerial.json").read_text())
+    assert metadata == json.loads((DATA / "flair/flair-1_metadata_aerial.json").read_text())
     for pair in patch_index.find_pairs(Path("data/raw"), metadata):
         row = patch_index.check(pair)
         assert isinstance(row, dict), row
@@ -149,16 +145,16 @@ def test_domains_from_hugging_face(site: Site, shared: Path, params: Params) -> 
         assert row["date"] == metadata[f"IMG_{pair.patch_id}"]["date"]
 
 
-def test_a_domain_that_flair_has_not(site: Site, shared: Path, params: Params) -> None:
-    fill_hub(site, shared)
+def test_a_domain_that_flair_has_not(site: Site, params: Params) -> None:
+    fill_hub(site)
     with pytest.raises(UserError, match=r"raw_patches\.domains: D999_2021; the hub has D0"):
         raw_patches.main(some(params, site, ["D999_2021"]))
     with pytest.raises(UserError, match="none named"):
         raw_patches.main(some(params, site, []))
 
 
-def test_a_published_hash_is_checked(site: Site, shared: Path, params: Params) -> None:
-    domains = fill_hub(site, shared)
+def test_a_published_hash_is_checked(site: Site, params: Params) -> None:
+    domains = fill_hub(site)
     path = f"{HUB}/data/train-val/{domains[0]}.zip"
     site.files[path] = site.files[path][:-1] + b"x"
     with pytest.raises(WorkError, match=rf"{domains[0]}\.zip: what came has sha256"):
@@ -167,15 +163,15 @@ def test_a_published_hash_is_checked(site: Site, shared: Path, params: Params) -
 
 
 def test_a_folder_is_linked_and_left_as_it_is(
-    workdir: Path, shared: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
+    workdir: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     disk = tmp_path_factory.mktemp("disk")
     for part in ("img", "msk"):
-        for name, body in tiles(shared, part).items():
+        for name, body in tiles(part).items():
             path = disk / f"flair_1_toy_{part}" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body)
-    metadata = (shared / "flair/flair-1_metadata_aerial.json").read_text()
+    metadata = (DATA / "flair/flair-1_metadata_aerial.json").read_text()
     (disk / "flair_toy_metadata.json").write_text(metadata)
     before = {path: path.stat().st_mtime_ns for path in disk.rglob("*")}
     linked = changed(params, raw_patches={"source": "folder", "folder": str(disk)})

@@ -27,7 +27,7 @@ from aerialdreams.params import Params, load_params
 from aerialdreams.paths import CONTROLNET
 from aerialdreams.util.files import dvc_md5
 from stages import generate_validation
-from tests.conftest import ROOT
+from tests.conftest import DATA
 from tests.tiny import conditioning_of, info_of, new_model, sampling_of
 from tests.training.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
     environment,
@@ -187,10 +187,10 @@ def test_large_masks_have_no_seams(place: Params) -> None:
     assert odd.shape == (33, 45, 3)
 
 
-def test_the_command_paints_a_real_mask(
-    place: Params, shared: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_generates_from_a_flair_mask(
+    place: Params, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (real,) = shared.glob("flair/D004_2021/*/msk/*.tif")
+    (real,) = DATA.glob("flair/D004_2021/*/msk/*.tif")
     with pytest.raises(SystemExit) as ended:
         main(["generate", str(real), "--output", "out.tif", "--steps", "2", "--seed", "1"])
     assert ended.value.code == 0
@@ -246,7 +246,7 @@ def test_a_wrong_argument_is_one_message(
 
 
 def test_what_is_no_land_stays_transparent(place: Params) -> None:
-    source = ROOT / "tests/data/masks/transparent_outside/rgb_nodata0.tif"
+    source = DATA / "masks/transparent_outside/rgb_nodata0.tif"
     with pytest.raises(SystemExit) as ended:
         main(["generate", str(source), "--output", "out.tif", "--steps", "1"])
     assert ended.value.code == 0
@@ -256,7 +256,7 @@ def test_what_is_no_land_stays_transparent(place: Params) -> None:
 
 
 def test_a_world_file_gives_the_scale(place: Params, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = ROOT / "tests/data/masks/georeference_beside"
+    folder = DATA / "masks/georeference_beside"
     for name in ("world.png", "world.tif", "aux_all.tif"):
         with pytest.raises(SystemExit) as ended:
             main(["generate", str(folder / name), "--output", "out.tif", "--steps", "1"])

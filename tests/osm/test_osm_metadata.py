@@ -18,8 +18,8 @@ from aerialdreams.params import Params
 from aerialdreams.paths import INDEX, OSM_METADATA
 from aerialdreams.util.tables import read_table, write_table
 from stages import osm_metadata
-from tests.conftest import ROOT, changed
-from tests.overpass_server import Answers, zones
+from tests.conftest import DATA, ROOT, changed
+from tests.overpass_server import Answers, recorded, serve_overpass, zones
 
 SIDE = 102.4
 # How docs/places.md cuts an extract to the zones.
@@ -43,10 +43,10 @@ def write_index(patches: list[tuple[str, str, str, float, float]], splits: bool 
     write_table(INDEX, rows, INDEX_SCHEMA)
 
 
-def recorded_patches(shared: Path) -> list[tuple[str, str, str, float, float]]:
-    """A hundred patches on each of the four zones that a real server was asked for."""
+def recorded_patches(folder: Path = DATA) -> list[tuple[str, str, str, float, float]]:
+    """A hundred patches on each of the four zones of which there are answers."""
     patches = []
-    for number, zone in enumerate(zones(shared / "osm")):
+    for number, zone in enumerate(zones(folder / "osm")):
         west, _, _, north = zone["lambert93_bounds"]
         for row in range(10):
             for column in range(10):
@@ -57,9 +57,10 @@ def recorded_patches(shared: Path) -> list[tuple[str, str, str, float, float]]:
     return patches
 
 
-def of_extract(params: Params, shared: Path, **more: Any) -> Params:
-    extract = {"backend": "extract", "extract": str(shared / "osm/monaco-2016.osm.pbf")}
-    return changed(params, osm_metadata=extract | more)
+def of_extract(params: Params, folder: Path = DATA, **more: Any) -> Params:
+    (extract,) = (folder / "osm").glob("*.osm.pbf")
+    values = {"backend": "extract", "extract": str(extract)}
+    return changed(params, osm_metadata=values | more)
 
 
 def of_server(params: Params, server: Answers, **more: Any) -> Params:
@@ -67,28 +68,32 @@ def of_server(params: Params, server: Answers, **more: Any) -> Params:
     return changed(params, osm_metadata={"backend": "overpass", "overpass": overpass} | more)
 
 
+@pytest.mark.parametrize("invented", [True, False])
 def test_extract_and_server_agree_on_every_patch(
-    workdir: Path, shared: Path, params: Params, server: Answers
+    invented: bool, workdir: Path, request: pytest.FixtureRequest, params: Params
 ) -> None:
-    write_index(recorded_patches(shared))
-    # The real answers have roads of the zone alone and places 1.7 km around: nothing farther.
+    folder = DATA if invented else request.getfixturevalue("shared")
+    write_index(recorded_patches(folder))
+    # The answers have roads of the zone alone and places 1.7 km around: nothing farther.
     near = {"max_road_distance": SIDE / 2, "max_place_distance": 1600}
-    osm_metadata.main(of_extract(params, shared, **near))
+    osm_metadata.main(of_extract(params, folder, **near))
     ours = read_table(OSM_METADATA)
-    summary = osm_metadata.main(of_server(params, server, **near))
+    with serve_overpass(Answers(recorded=recorded(folder / "osm"))) as server:
+        summary = osm_metadata.main(of_server(params, server, **near))
     theirs = read_table(OSM_METADATA)
     assert "400 patches in 4 zones" in summary and "4 requests" in summary
     assert len(server.queries) == 4
     assert server.agents[0] == "Test (me@example.org)"
-    # The recorded query asked for no outlines of quartiers; ours does.
-    assert set(ours.loc[ours["quartier"].notna(), "quartier"]) == {"Monte-Carlo"}
-    for column in set(osm_metadata.SCHEMA.names) - {"backend", "quartier"}:
+    # The real recorded query asked for no outlines of quartiers; ours does.
+    quartier = "Le Port" if invented else "Monte-Carlo"
+    assert set(ours.loc[ours["quartier"].notna(), "quartier"]) == {quartier}
+    skipped = {"backend"} if invented else {"backend", "quartier"}
+    for column in set(osm_metadata.SCHEMA.names) - skipped:
         assert ours[column].astype(str).tolist() == theirs[column].astype(str).tolist(), column
-    assert ours["commune"].value_counts().to_dict() == {
-        "La Turbie": 110,
-        "Beausoleil": 85,
-        "Monaco": 5,
-    }
+    counts = {"Roquefeu": 140, "Valbrune": 60}
+    if not invented:
+        counts = {"La Turbie": 110, "Beausoleil": 85, "Monaco": 5}
+    assert ours["commune"].value_counts().to_dict() == counts
 
 
 def test_what_a_table_of_real_ground_says(workdir: Path, shared: Path, params: Params) -> None:
@@ -124,39 +129,37 @@ def test_what_a_table_of_real_ground_says(workdir: Path, shared: Path, params: P
     assert "ODbL" in Path("data/osm_answers/README.md").read_text()
 
 
-def test_a_domain_of_another_departement_is_told(
-    workdir: Path, shared: Path, params: Params
-) -> None:
-    corner = next(p[3:] for p in recorded_patches(shared) if p[0] == "010505")
+def test_a_domain_of_another_departement_is_told(workdir: Path, params: Params) -> None:
+    corner = next(p[3:] for p in recorded_patches() if p[0] == "010505")
     write_index([("000001", "D083_2020", "Z1_UU", *corner)])
-    summary = osm_metadata.main(of_extract(params, shared))
+    summary = osm_metadata.main(of_extract(params))
     assert "1 departements other than the domain's (D083_2020 in 06)" in summary
 
 
-def test_ground_that_the_extract_has_not(workdir: Path, shared: Path, params: Params) -> None:
+def test_ground_that_the_extract_has_not(workdir: Path, params: Params) -> None:
     (x,), (y,) = transform("EPSG:4326", "EPSG:2154", [2.35], [48.85])
     write_index([("000001", "D075_2021", "Z1_UU", x, y)])
     with pytest.raises(UserError, match=r"backend extract: knows nothing of any zone.*D075_2021"):
-        osm_metadata.main(of_extract(params, shared))
+        osm_metadata.main(of_extract(params))
 
 
-def test_several_extracts_are_one(workdir: Path, shared: Path, params: Params) -> None:
+def test_several_extracts_are_one(workdir: Path, params: Params) -> None:
     folder = workdir / "extracts"
     folder.mkdir()
     for name in ("a", "b"):
-        (folder / f"{name}.osm.pbf").write_bytes((shared / "osm/monaco-2016.osm.pbf").read_bytes())
-    write_index(recorded_patches(shared)[:100])
-    osm_metadata.main(of_extract(params, shared))
+        (folder / f"{name}.osm.pbf").write_bytes((DATA / "osm/ground.osm.pbf").read_bytes())
+    write_index(recorded_patches()[:100])
+    osm_metadata.main(of_extract(params))
     one = read_table(OSM_METADATA)
-    osm_metadata.main(of_extract(params, shared, extract=str(folder)))
+    osm_metadata.main(of_extract(params, extract=str(folder)))
     assert read_table(OSM_METADATA).astype(str).equals(one.astype(str))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 100, None])
 def test_an_unreadable_extract_is_named(
-    tmp_path: Path, shared: Path, params: Params, content: bytes | None
+    tmp_path: Path, params: Params, content: bytes | None
 ) -> None:
-    whole = (shared / "osm/monaco-2016.osm.pbf").read_bytes()
+    whole = (DATA / "osm/ground.osm.pbf").read_bytes()
     path = tmp_path / "cut.osm.pbf"
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(UserError, match=r"cut\.osm\.pbf: not a whole OpenStreetMap file"):

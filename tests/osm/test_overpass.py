@@ -15,7 +15,7 @@ from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import Params
 from aerialdreams.util.files import dvc_md5
 from stages import osm_metadata
-from tests.conftest import changed
+from tests.conftest import DATA, changed
 from tests.osm.test_osm_metadata import of_extract, of_server, recorded_patches, write_index
 from tests.overpass_server import Answers, zones
 
@@ -38,9 +38,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def zone(shared: Path) -> Zone:
-    """La Turbie, which a real server was asked for."""
-    bounds = next(z["lambert93_bounds"] for z in zones(shared / "osm") if "la-turbie" in z["name"])
+def zone() -> Zone:
+    """A zone inside one commune."""
+    bounds = next(z["lambert93_bounds"] for z in zones(DATA / "osm") if "one-commune" in z["name"])
     return Zone("D006_2020", "Z1_UU", tuple(bounds))
 
 
@@ -78,14 +78,14 @@ def test_what_passes_ends_in_the_right_data(
     server.faults = list(faults)
     source = asked(params, server, tmp_path / "answers")
     known = source.zone(zone)
-    assert [b.name for b in known.boundaries] == ["La Turbie"]
-    assert len(known.buildings) == 955
+    assert [b.name for b in known.boundaries if b.level == 8] == ["Roquefeu"]
+    assert len(known.buildings) == 30
     assert len(server.queries) == len(faults) + 1
     assert len(waits) == len(faults) and min(waits) >= least_wait
     (kept,) = (tmp_path / "answers").iterdir()
     assert gzip.decompress(kept.read_bytes()) == server.answer(server.queries[0])
     # A second run asks nothing.
-    assert len(asked(params, server, tmp_path / "answers").zone(zone).buildings) == 955
+    assert len(asked(params, server, tmp_path / "answers").zone(zone).buildings) == 30
     assert len(server.queries) == len(faults) + 1
 
 
@@ -139,8 +139,8 @@ def test_a_zone_too_big_is_asked_in_quarters(
     assert len(server.queries) == 2 + 4
     assert source.split == 1
     # Each quarter was answered with what lies in all of the zone: nothing is there twice.
-    assert len(parts.buildings) == len(whole.buildings) == 955
-    assert [b.name for b in parts.boundaries] == ["La Turbie"]
+    assert len(parts.buildings) == len(whole.buildings) == 30
+    assert [b.name for b in parts.boundaries if b.level == 8] == ["Roquefeu"]
     # A run that was cut after two quarters asks for the other two, and not for the whole again.
     for path in sorted((tmp_path / "parts").iterdir())[:2]:
         path.unlink()
@@ -150,9 +150,9 @@ def test_a_zone_too_big_is_asked_in_quarters(
 
 
 def test_an_interrupted_run_goes_on_and_the_output_has_what_it_needs(
-    params: Params, server: Answers, shared: Path, workdir: Path, waits: list[float]
+    params: Params, server: Answers, workdir: Path, waits: list[float]
 ) -> None:
-    write_index(recorded_patches(shared))
+    write_index(recorded_patches())
     server.faults = ["", "", "400"]
     with pytest.raises(UserError, match="HTTP 400"):
         osm_metadata.main(of_server(params, server))
@@ -162,21 +162,19 @@ def test_an_interrupted_run_goes_on_and_the_output_has_what_it_needs(
     whole = dvc_md5(osm_metadata.OSM_ANSWERS)
     assert len(list(osm_metadata.OSM_ANSWERS.glob("*.gz"))) == 4
     # Fewer zones need fewer; those of an earlier run come back without a question.
-    write_index(recorded_patches(shared)[:100])
+    write_index(recorded_patches()[:100])
     osm_metadata.main(of_server(params, server))
     assert len(list(osm_metadata.OSM_ANSWERS.glob("*.gz"))) == 1
-    osm_metadata.main(of_extract(params, shared))
+    osm_metadata.main(of_extract(params))
     assert [path.name for path in osm_metadata.OSM_ANSWERS.iterdir()] == ["README.md"]
-    write_index(recorded_patches(shared))
+    write_index(recorded_patches())
     osm_metadata.main(of_server(params, server))
     assert len(server.queries) == 5 and dvc_md5(osm_metadata.OSM_ANSWERS) == whole
 
 
-def test_pulled_answers_ask_nothing(
-    params: Params, server: Answers, shared: Path, workdir: Path
-) -> None:
+def test_pulled_answers_ask_nothing(params: Params, server: Answers, workdir: Path) -> None:
     """As on another machine: data/osm_answers is there, the scratch folder is not."""
-    write_index(recorded_patches(shared))
+    write_index(recorded_patches())
     osm_metadata.main(of_server(params, server))
     table = osm_metadata.OSM_METADATA.read_bytes()
     shutil.rmtree("scratch")
@@ -185,10 +183,8 @@ def test_pulled_answers_ask_nothing(
     assert osm_metadata.OSM_METADATA.read_bytes() == table
 
 
-def test_zones_of_several_days_are_told(
-    params: Params, server: Answers, shared: Path, workdir: Path
-) -> None:
-    write_index(recorded_patches(shared))
+def test_zones_of_several_days_are_told(params: Params, server: Answers, workdir: Path) -> None:
+    write_index(recorded_patches())
     box, body = next(iter(server.recorded.items()))
     server.recorded[box] = body.replace(b"2016-03-05T00:26:02Z", b"2016-04-01T00:00:00Z")
     summary = osm_metadata.main(of_server(params, server))
@@ -219,19 +215,18 @@ def test_a_public_server_is_not_asked_by_nobody(
 
 
 def test_requests_come_one_by_one_with_a_pause(
-    params: Params, server: Answers, shared: Path, workdir: Path, waits: list[float]
+    params: Params, server: Answers, workdir: Path, waits: list[float]
 ) -> None:
-    write_index(recorded_patches(shared))
+    write_index(recorded_patches())
     settings = of_server(params, server).osm_metadata.overpass.model_dump() | {"pause": 5}
     osm_metadata.main(of_server(params, server, overpass=settings))
     assert len(waits) == 3 and all(4 < wait <= 5 for wait in waits)
 
 
-def test_the_query_asks_what_the_recorded_one_asked(
-    params: Params, shared: Path, zone: Zone
-) -> None:
+def test_the_query_asks_what_the_recorded_one_asked(params: Params, shared: Path) -> None:
     """Statement by statement: nothing that a real server has not answered, but narrower."""
-    ours = overpass.query(zone, params.osm_metadata)
+    bounds = next(z["lambert93_bounds"] for z in zones(shared / "osm") if "la-turbie" in z["name"])
+    ours = overpass.query(Zone("D006_2020", "Z1_UU", tuple(bounds)), params.osm_metadata)
     theirs = (shared / "osm/overpass/one-commune-la-turbie.overpassql").read_text()
     boxes = re.compile(r"\([-\d.]+(?:,[-\d.]+)+\)")
 
