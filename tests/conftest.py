@@ -17,11 +17,22 @@ DATA = ROOT / "tests/data"  # invented, in the exact formats of the real data
 SHARED = ROOT.parent / "shared" / "data"
 
 
+# Fixtures that run the whole pipeline.
+PIPELINE_FIXTURES = {"whole", "storage", "project"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs the whole pipeline as slow."""
+    for item in items:
+        if PIPELINE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real FLAIR patches and OpenStreetMap data, which are not part of the project."""
     if not SHARED.is_dir():
-        pytest.skip("the real data of ../shared/data are not here")
+        pytest.skip("needs the real data of ../shared/data")
     return SHARED
 
 

@@ -10,7 +10,6 @@ import yaml
 
 from tests.conftest import ROOT
 
-GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
 SMALL = {
     "runtime": {"checkpoint_every": 5},
     "image_size": 64,
@@ -60,9 +59,16 @@ def set_params(place: Path, changes: dict[str, Any]) -> None:
     (place / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 
+def git_clone(source: Path, place: Path) -> None:
+    """Clone a repository; the clone has a git identity of its own, as commits need one."""
+    subprocess.run(["git", "clone", "-q", str(source), str(place)], check=True)
+    for key, value in (("user.name", "test"), ("user.email", "test@localhost")):
+        subprocess.run(["git", "config", key, value], cwd=place, check=True)
+
+
 def clone(place: Path) -> Path:
     """A fresh clone of what is committed, with small params as a commit of its own."""
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(place)], check=True)
+    git_clone(ROOT, place)
     set_params(place, SMALL)
     commit(place, "small")
     return place
@@ -70,14 +76,15 @@ def clone(place: Path) -> Path:
 
 def commit(place: Path, message: str) -> None:
     """Commit all changes of a clone."""
-    subprocess.run([*GIT, "commit", "-qam", message], cwd=place, check=True)
+    subprocess.run(["git", "commit", "-qam", message], cwd=place, check=True)
 
 
 def environment() -> dict[str, str]:
-    """What a user's shell has, with this virtual environment first and no store for MLflow."""
+    """A user's shell with this virtual environment, without MLflow's and git's configuration."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    return kept | git | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
 def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -98,14 +105,14 @@ def use(project: Path, url: str) -> None:
 
 def colleague(whole: Path, place: Path, url: str) -> Path:
     """Another clone, with the remote and nothing else."""
-    subprocess.run(["git", "clone", "-q", str(whole), str(place)], check=True)
+    git_clone(whole, place)
     use(place, url)
     return place
 
 
 def clone_with_cache(whole: Path, place: Path) -> Path:
     """A clone that has all data: it shares the first one's cache, as a team on one machine does."""
-    subprocess.run(["git", "clone", "-q", str(whole), str(place)], check=True)
+    git_clone(whole, place)
     assert dvc(place, "cache", "dir", "--local", str(whole / ".dvc/cache")).returncode == 0
     (place / "data").mkdir(exist_ok=True)
     (place / "data/raw").symlink_to(whole / "data/raw")
