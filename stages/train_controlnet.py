@@ -31,7 +31,7 @@ from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
-from aerialdreams.params import Params
+from aerialdreams.params import Params, flatten
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, LATENTS
 from aerialdreams.pipeline.controlnet_card import controlnet_card
 from aerialdreams.pipeline.identity import training_identity
@@ -81,7 +81,7 @@ def main(params: Params) -> str:
     training = set_up(params)
     run_id_file = training.checkpoint.path.with_suffix(".run")
     is_main = training.distributed.is_main
-    with training_run(params, INPUTS, run_id_file) if is_main else nullcontext() as run:
+    with training_run(flatten(params), INPUTS, run_id_file) if is_main else nullcontext() as run:
         train(training, run)
         if run:
             save(training)
