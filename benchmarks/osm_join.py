@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import shapely
 
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
 from aerialdreams.osm.knowledge import zones_of
@@ -73,7 +73,7 @@ def main() -> None:
 def repeated_index(folder: Path, patches: int, count: int) -> pd.DataFrame:
     """An index of so many patches in so many zones, on the land that has real answers."""
     ground = [z["lambert93_bounds"] for z in zones(folder) if z["name"] != "open-sea"]
-    side, rows = SIDE * PIXEL, []
+    side, rows = PATCH_SIZE * PIXEL_SIZE, []
     for number in range(patches):
         zone = number * count // patches
         west, _, _, north = ground[zone % len(ground)]

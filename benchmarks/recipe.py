@@ -111,17 +111,23 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import load_controlnet
     from aerialdreams.models.stable_diffusion import load_stable_diffusion
+    from aerialdreams.pipeline.controlnet_training import (
+        evaluation_weights,
+        sampling_of,
+        set_up,
+    )
     from aerialdreams.util.torch_setup import configure_torch
     from stages.evaluate_FID import Seen, distances
-    from stages.train_controlnet import evaluation_weights, sampling_of, set_up, train
+    from stages.train_controlnet import train
 
     params = with_values(load_params(), VARIANTS.get(name, {}), seed, steps)
     device = configure_torch(1)
     real = load_split("validation", params.image_size)
     if name in VARIANTS:
         training = set_up(params)
+        training.checkpoint.path = KEPT / f"{name}-{seed}.pt"
         train(training, None)
-        training.checkpoint.remove()
+        training.checkpoint.path.unlink()
         with evaluation_weights(training):
             images = generate_batch(
                 training.base,

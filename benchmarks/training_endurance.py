@@ -69,7 +69,7 @@ def kill(whole: Path, killed: Path, words: argparse.Namespace) -> int:
         time.sleep(draw.uniform(0.2, 1) * duration / 2)
         process.kill()
         process.communicate()
-        kept = any((killed / "scratch").glob("*.pt"))
+        kept = any((killed / "scratch").rglob("*.pt"))
         later += kept
         print(f"{number + 1:3} killed, {'a' if kept else 'no'} checkpoint there", flush=True)
     assert finish(killed) == undisturbed, "other bytes"

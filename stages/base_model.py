@@ -9,6 +9,7 @@ Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder and tokenizer,
 
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,10 +29,10 @@ from aerialdreams.models.tiny import (
     new_vae,
 )
 from aerialdreams.params import BaseModelParams, Params
-from aerialdreams.paths import BASE, DATASET
+from aerialdreams.paths import BASE, DATASET, UNET_LOSSES, VAE_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.training.checkpoint import Checkpoint, checkpoint_path
+from aerialdreams.training.checkpoint import Checkpoint
 from aerialdreams.training.loss_curves import LossCurve, write_curve
 from aerialdreams.training.tiny_base import (
     UNetSettings,
@@ -42,10 +43,9 @@ from aerialdreams.training.tiny_base import (
 )
 from aerialdreams.util.download import TIMEOUT, fetch, file_sha256, need_space
 from aerialdreams.util.files import atomic_folder, write_json
+from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-VAE_LOSSES = Path("metrics/vae.csv")
-UNET_LOSSES = Path("metrics/unet.csv")
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 # Of the several forms in which a repository may hold weights: whole precision, safetensors, and
 # not those of a safety checker or of another variant (fp16, ema).
@@ -60,9 +60,14 @@ def main(params: Params) -> str:
     stage = params.base_model
     vae_losses, unet_losses = LossCurve("VAE"), LossCurve("UNet")
     about: dict[str, Any] = {"source": stage.source}
-    with atomic_folder(BASE) as folder:
-        if stage.source == "tiny":
-            said, vae_losses, unet_losses = train_tiny(params, folder)
+    training = (
+        work_folder(scratch_dir(), "base-model", identity_of(params))
+        if stage.source == "tiny"
+        else nullcontext()
+    )
+    with training as work, atomic_folder(BASE) as folder:
+        if work:
+            said, vae_losses, unet_losses = train_tiny(params, work, folder)
         elif stage.source == "folder":
             said = copy_base(Path(stage.folder), folder)
         else:
@@ -75,16 +80,21 @@ def main(params: Params) -> str:
         write_json(folder / "source.json", about)
     write_curve(VAE_LOSSES, vae_losses.means())
     write_curve(UNET_LOSSES, unet_losses.means())
-    for state in scratch_dir().glob("base-model-*"):
-        state.unlink()  # the model that they were for is in place
     return said
 
 
-def train_tiny(params: Params, folder: Path) -> tuple[str, LossCurve, LossCurve]:
+def identity_of(params: Params) -> dict[str, Any]:
+    """What decides the weights of the tiny model."""
+    decisive = params.base_model.tiny.model_dump(mode="json") | {"image_size": params.image_size}
+    return training_identity(decisive, [DATASET], [__file__], ("data", "models", "training"))
+
+
+def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve, LossCurve]:
     """Train a tiny Stable Diffusion from scratch and save it in diffusers' layout.
 
     Args:
         params: those of base_model.tiny and image_size decide the result.
+        work: where checkpoints are kept.
         folder: an empty folder to save it to.
 
     Returns:
@@ -93,16 +103,13 @@ def train_tiny(params: Params, folder: Path) -> tuple[str, LossCurve, LossCurve]
     device, tiny = configure_torch(params.torch_threads), params.base_model.tiny
     vae_settings = VaeSettings(**tiny.vae.model_dump())
     unet_settings = UNetSettings(**tiny.unet.model_dump())
-    decisive = tiny.model_dump(mode="json") | {"image_size": params.image_size}
-    rooms = ("data", "models", "training")
-    identity = training_identity(decisive, [DATASET], __file__, rooms)
     every = params.runtime.checkpoint_every
     train = load_split("train", params.image_size)
 
     vae = new_vae(
         vae_settings.channels, vae_settings.latent_channels, params.image_size, tiny.seed
     ).to(device)
-    checkpoint = Checkpoint(checkpoint_path(scratch_dir(), "base-model-vae", identity), {}, device)
+    checkpoint = Checkpoint(work / "vae.pt", {}, device)
     vae_losses = train_vae(vae, train.images, vae_settings, tiny.seed, checkpoint, every)
     latents = encode_images(vae, train.images)
 
@@ -118,7 +125,7 @@ def train_tiny(params: Params, folder: Path) -> tuple[str, LossCurve, LossCurve]
         tiny.seed + 2,
     ).to(device)
     scheduler = new_scheduler(unet_settings.prediction)
-    checkpoint = Checkpoint(checkpoint_path(scratch_dir(), "base-model-unet", identity), {}, device)
+    checkpoint = Checkpoint(work / "unet.pt", {}, device)
     unet_losses = train_unet(
         unet,
         text_encoder,

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import re
 import unicodedata
-from pathlib import Path
 from string import Formatter
 from typing import Any
 
@@ -21,13 +20,12 @@ from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.params import PLACE_LEVELS, Captions, Params
-from aerialdreams.paths import CAPTIONS, OSM_METADATA, PERCENTAGES
+from aerialdreams.paths import CAPTIONS, CAPTIONS_TABLE, OSM_METADATA, PERCENTAGES, ZONES_PAGE
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.zones_page import zones_page
 from aerialdreams.util.files import atomic_file
 from aerialdreams.util.tables import read_table, write_table
 
-TABLE, PAGE = Path("data/captions.csv"), Path("data/zones.html")
 SCHEMA = pa.schema(
     [
         ("patch_id", pa.string()),
@@ -71,11 +69,14 @@ def main(params: Params) -> str:
     credit = f"{IGN_CREDIT}; place names {OSM_CREDIT}"
     write_table(CAPTIONS, rows, SCHEMA, credit)
     captions = [row["caption"] for row in rows]
-    with atomic_file(TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_file(CAPTIONS_TABLE) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patch_id", "split", "caption"])
         writer.writerows(zip(ids, index["split"], captions, strict=True))
-    with atomic_file(PAGE) as partial:
+    with atomic_file(ZONES_PAGE) as partial:
         page = zones_page(index.assign(caption=captions), places, credit)
         partial.write_text(page, encoding="utf-8")
     long = sum(len(CLIP_PIECES.findall(caption)) > CLIP_TOKENS for caption in captions)

@@ -1,10 +1,9 @@
-"""class-percentages: how much of each patch each class covers.
+"""class-percentages: the share of each class in each patch.
 
-Reads   data/patches.parquet, whose pixel counts patch-index took when it checked the masks; the
-        class table
-Writes  data/class_percentages.parquet: patch_id and one column for each class, by its name, with
-        the exact share of the patch's pixels, 0 to 1; metrics/class_frequencies.csv, the share of
-        each class in each split, beside FLAIR's published ones
+Reads   data/patches.parquet, which has the pixel counts; the class table
+Writes  data/class_percentages.parquet: patch_id, and one column per class, named after it, with the
+        share of the patch's pixels, 0 to 1; metrics/class_frequencies.csv, percentages of each
+        class in each split, beside those that IGN publishes for FLAIR
 """
 
 import csv
@@ -14,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aerialdreams.data.credits import IGN_CREDIT
-from aerialdreams.data.flair import FLAIR_SHARES, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, TRAIN_PERCENTAGES
 from aerialdreams.data.index import SPLITS, read_index
 from aerialdreams.params import Params
 from aerialdreams.paths import FREQUENCIES, PERCENTAGES
@@ -26,7 +25,7 @@ from aerialdreams.util.tables import write_table
 def main(params: Params) -> str:
     index = read_index()
     names = [land_cover.name for land_cover in params.classes]
-    shares = np.stack(index["pixels"].to_list()) / SIDE**2
+    shares = np.stack(index["pixels"].to_list()) / PATCH_SIZE**2
     rows = [
         {"patch_id": patch_id} | dict(zip(names, share, strict=True))
         for patch_id, share in zip(index["patch_id"], shares.tolist(), strict=True)
@@ -35,18 +34,18 @@ def main(params: Params) -> str:
     write_table(PERCENTAGES, rows, schema, IGN_CREDIT)
     by_split = {split: shares[index["split"] == split].mean(0) for split in SPLITS}
     write_frequencies(names, by_split)
-    seen = int((shares.max(0) > 0).sum())
-    return f"{len(rows)} patches, {seen} of {len(names)} classes seen"
+    present = int((shares.max(0) > 0).sum())
+    return f"{len(rows)} patches, {present} of {len(names)} classes present"
 
 
 def write_frequencies(names: list[str], by_split: dict[str, NDArray[np.float64]]) -> None:
-    """Percent of each class in each split, one row a class, for `dvc plots` and the card."""
+    """Write the percentage of each class in each split, one row per class."""
     with atomic_file(FREQUENCIES) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["class", *SPLITS, "flair_train"])
         for number, name in enumerate(names):
             percents = [f"{100 * by_split[split][number]:.4f}" for split in SPLITS]
-            writer.writerow([name, *percents, f"{FLAIR_SHARES[number]:.2f}"])
+            writer.writerow([name, *percents, f"{TRAIN_PERCENTAGES[number]:.2f}"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""dataset: images, masks and captions as one dataset that can be pushed, pulled and published.
+"""dataset: images, masks and captions as one dataset to push, pull and publish.
 
 Reads   data/patches.parquet, data/images/, data/masks/, data/captions.parquet,
         metrics/class_frequencies.csv
 Writes  data/dataset/data/{train,validation,test}-*.parquet and data/dataset/README.md, for
-        `datasets.load_dataset("data/dataset")`; data/contact_sheet.png, a look at it
+        `datasets.load_dataset("data/dataset")`; data/contact_sheet.png, some patches of each split
 """
 
 import csv
@@ -15,19 +15,19 @@ from datasets import Dataset, Features, Image, List, Value
 
 from aerialdreams.data.contact_sheet import GAP, image_grid
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.data.images import read_image, read_mask, resize_image, resize_mask, write_image
 from aerialdreams.data.index import SPLITS, read_index
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
-from aerialdreams.paths import CAPTIONS, DATASET, FREQUENCIES, IMAGES, INDEX, MASKS
+from aerialdreams.paths import CAPTIONS, CONTACT_SHEET, DATASET, FREQUENCIES, IMAGES, INDEX, MASKS
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.util.files import atomic_folder, file_md5
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import read_table
 
-SHEET = Path("data/contact_sheet.png")
-SHEET_ROWS, SHEET_SIZE = 6, 192  # patches of each split, pixels a side
+SHEET_ROWS, SHEET_SIZE = 6, 192  # patches of each split, and their size in pixels
 
 COLUMNS = ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date")
 FEATURES = Features(
@@ -52,7 +52,7 @@ def main(params: Params) -> str:
     captions = read_table(CAPTIONS)
     rows = read_index().merge(captions, on="patch_id", validate="one_to_one")
     if len(rows) != len(captions):
-        raise UserError(f"{CAPTIONS}: is of other patches than the index; `dvc repro captions`")
+        raise UserError(f"{CAPTIONS}: has other patches than the index; run `dvc repro captions`")
     size = params.dataset.rows_per_shard
     parts = [
         (split, number, -(-len(chosen) // size), chosen.iloc[number * size : (number + 1) * size])
@@ -67,12 +67,12 @@ def main(params: Params) -> str:
             write_shard(path, part)
         (folder / "README.md").write_text(card(rows, params), encoding="utf-8")
         total = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
-    write_sheet(SHEET, rows, params.classes)
+    write_sheet(CONTACT_SHEET, rows, params.classes)
     return f"{len(rows)} patches in {len(parts)} shards, {total / 1e6:.1f} MB"
 
 
 def write_shard(path: Path, rows: pd.DataFrame) -> None:
-    """Write some rows of the index, with their PNG files' bytes embedded, as one Parquet file."""
+    """Write some patches, with their PNG files embedded, as one Parquet file."""
     columns = {name: rows[name].astype(object).where(rows[name].notna(), None) for name in COLUMNS}
     table = {
         "patch_id": rows["patch_id"].tolist(),
@@ -88,11 +88,11 @@ def _embed(path: Path) -> dict[str, bytes | str]:
     try:
         return {"bytes": path.read_bytes(), "path": path.name}
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; `dvc repro` makes it") from None
+        raise UserError(f"{path}: not found; run `dvc repro`") from None
 
 
 def write_sheet(path: Path, rows: pd.DataFrame, classes: list[LandCoverClass]) -> None:
-    """A picture of some patches of each split with their masks, for a look at what is there."""
+    """Write a contact sheet of some patches of each split with their masks."""
     columns = []
     for split in SPLITS:
         chosen = rows.loc[rows["split"] == split, "patch_id"].tolist()
@@ -105,7 +105,7 @@ def write_sheet(path: Path, rows: pd.DataFrame, classes: list[LandCoverClass]) -
 
 
 def card(rows: pd.DataFrame, params: Params) -> str:
-    """The dataset's card: what it holds, how it was made, whose it is and under which licence."""
+    """The dataset card: content, splits, classes, captions, provenance, licence and credits."""
     counts = "\n".join(
         f"| {split} | {len(part)} | {part['domain'].nunique()} |"
         for split, part in ((split, rows[rows["split"] == split]) for split in SPLITS)
@@ -113,7 +113,7 @@ def card(rows: pd.DataFrame, params: Params) -> str:
     try:
         _, *shares = csv.reader(FREQUENCIES.read_text(encoding="utf-8").splitlines())
     except FileNotFoundError:
-        raise UserError(f"{FREQUENCIES}: not found; `dvc repro` makes it") from None
+        raise UserError(f"{FREQUENCIES}: not found; run `dvc repro`") from None
     classes = "\n".join(
         f"| {number} | {land_cover.name} | `{land_cover.colour}` | {' | '.join(share[1:])} |"
         for number, (land_cover, share) in enumerate(
@@ -135,58 +135,58 @@ size_categories: [{size_category(len(rows))}]
 ---
 # Aerial photographs with land-cover masks and captions
 
-Patches of 512 x 512 pixels of 0.2 m, in Parquet shards with the images embedded:
-`datasets.load_dataset` on this folder is all that it takes.
+Patches of {PATCH_SIZE} x {PATCH_SIZE} pixels of {PIXEL_SIZE} m, in Parquet shards with embedded
+images. `datasets.load_dataset` loads this folder.
 
-| column | what it is |
+| column | content |
 |---|---|
-| `patch_id` | the six digits of IGN's file names |
+| `patch_id` | the six digits in IGN's file names |
 | `image` | RGB, bands 1 to 3 of FLAIR's image, as PNG |
-| `mask` | paletted PNG: the pixel is the class id, the palette FLAIR's colours |
-| `caption` | where the patch lies and what covers it |
-| `captions` | the same in other words, one of each template; a training may draw from them |
-| `domain`, `zone` | FLAIR's, the département and year in the domain's name |
+| `mask` | paletted PNG: the pixel is the class id, the palette has FLAIR's colours |
+| `caption` | where the patch is and what covers it |
+| `captions` | one caption per template, to draw from in training |
+| `domain`, `zone` | FLAIR's; the domain's name has département and year |
 | `origin_x`, `origin_y` | north-west corner in EPSG:2154, metres |
 | `longitude`, `latitude` | centre, WGS 84 |
-| `date` | of the photograph; null where IGN does not say |
+| `date` | of the photograph; null if IGN does not give it |
 
-Splits are by domain, so that no patch has its neighbour in another split.
+Splits are by domain, so that no patch has a neighbour in another split.
 
 | split | patches | domains |
 |---|---|---|
 {counts}
 
 ## Classes
-Percent of the pixels of each split, and of FLAIR #1's train set as IGN publishes it.
+Percentages of the pixels of each split, and of FLAIR #1's train split as published by IGN.
 
 | id | class | colour | train | validation | test | FLAIR #1 |
 |---|---|---|---|---|---|---|
 {classes}
 
 ## Captions
-Made by {templates}: the place with the finest level first, classes by area, those below
-{params.captions.floor_percent:g} % of the patch left out. The first of each split:
+Template: {templates}. The place starts with its finest level; classes are in order of area, without
+those below {params.captions.floor_percent:g} % of the patch. The first of each split:
 
 {examples}
 
-## How it was made
-By AerialDreams' pipeline, source `{params.raw_patches.source}`. The same code, params and tiles
-give these shards byte for byte; the MD5 of what they were made from:
+## Provenance
+Made by AerialDreams' pipeline from the source `{params.raw_patches.source}`. The same code,
+params and tiles give the same bytes. MD5 of the inputs:
 
 | file | MD5 |
 |---|---|
 {hashes}
 
 ## Credits
-- Images and masks: {IGN_CREDIT}, https://ignf.github.io/FLAIR/. With the sample source they are
-  drawn by AerialDreams in FLAIR's shape and show no real place.
+- Images and masks: {IGN_CREDIT}, https://ignf.github.io/FLAIR/. With the source `sample` they are
+  drawn by AerialDreams in FLAIR's format and show no real place.
 - Place names in captions: {OSM_CREDIT}, https://www.openstreetmap.org/copyright. The captions are
   a database derived from OpenStreetMap and stay under the ODbL.
 """
 
 
 def size_category(count: int) -> str:
-    """Hugging Face's word for a dataset's size (huggingface.co/docs/hub/datasets-cards)."""
+    """Hugging Face's size category (https://huggingface.co/docs/hub/datasets-cards)."""
     names = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M"]
     return names[sum(count >= limit for limit in (1_000, 10_000, 100_000))]
 

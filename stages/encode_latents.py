@@ -25,18 +25,20 @@ from aerialdreams.data.dataset import (
     read_shard,
     shards,
 )
-from aerialdreams.data.images import images_to_tensor, resize_image, resize_mask
+from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.models.stable_diffusion import (
     StableDiffusion,
     encode_prompts,
     load_stable_diffusion,
 )
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, LATENTS
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.latents import EMPTY_CAPTION
-from aerialdreams.util.files import atomic_file, fingerprint, resumable_folder
+from aerialdreams.util.files import atomic_file, fingerprint
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import DTYPES, configure_torch
 
 VALIDATION_SHARD = "validation-00000.safetensors"

@@ -45,7 +45,7 @@ from aerialdreams.evaluation.metrics import (
 )
 from aerialdreams.generation.outputs import EVALUATED_SPLITS, JUDGED_SETS, MANIFEST, read_generated
 from aerialdreams.params import Params
-from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED
+from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
 from aerialdreams.util.files import atomic_file, read_json, write_json
@@ -81,7 +81,7 @@ def main(params: Params) -> str:
     for split in EVALUATED_SPLITS:
         sets = see_split(split, samples, judge, spaces, params, rows)
         report[split] = evaluate(sets, train, samples, params)
-        write_iou(Path(f"metrics/iou_{split}.csv"), report[split])
+        write_iou(IOU_TABLES[split], report[split])
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
     # The files let `aerialdreams compare` read an experiment from MLflow alone.

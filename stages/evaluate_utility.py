@@ -10,6 +10,7 @@ seeds. Generated images are worth what a segmenter learns from them: `miou_of_re
 teach as well as photographs do. A run that was killed goes on.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
 from aerialdreams.data.dataset import batched, count_patches, decode_png, open_split, read_patches
-from aerialdreams.data.images import images_to_tensor, resize_image, resize_mask
+from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.metrics import (
     agreement,
     agreement_draws,
@@ -28,16 +29,17 @@ from aerialdreams.evaluation.metrics import (
 )
 from aerialdreams.generation.outputs import MANIFEST, read_generated
 from aerialdreams.models.segmenter import Segmenter
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import DATASET, GENERATED, UTILITY
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
-from aerialdreams.training.checkpoint import Checkpoint, checkpoint_path
 from aerialdreams.training.losses import class_weights
 from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
 from aerialdreams.util.files import read_json, write_json
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
 BATCH = 16  # test images that are read at a time
@@ -50,52 +52,63 @@ def main(params: Params) -> str:
         "image_size": params.image_size,
     }
     rooms = ("data", "models", "training", "generation")
-    identity = training_identity(decisive, [DATASET, GENERATED], __file__, rooms)
+    identity = training_identity(decisive, [DATASET, GENERATED], [__file__], rooms)
     size, rows = params.image_size, open_split("validation")
-    real, made = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
-    lessons: dict[str, SegmentationPatches] = {
+    real, generated = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
+    training_sets: dict[str, SegmentationPatches] = {
         "real": real,
-        "generated": made,
-        "both": ConcatDataset([real, made]),
+        "generated": generated,
+        "both": ConcatDataset([real, generated]),
     }
-    # The masks are the same in all three.
-    weights = class_weights(real.mask(place) for place in range(len(real)))
-    pupils: dict[str, list[Segmenter]] = {name: [] for name in lessons}
-    checkpoints: list[Checkpoint] = []
-    for seed in range(stage.seeds):
-        segmenter = params.train_segmenter
+    names = [land_cover.name for land_cover in params.classes]
+    with work_folder(scratch_dir(), "evaluate-utility", identity) as work:
+        # The masks, and so the weights, are the same in all training sets.
+        weights = class_weights(real.mask(row) for row in range(len(real)))
+        models = train_all(training_sets, weights, work, params, device)
+        report = summarise(examine(models, size, device), names)
+    counts = (("real", len(real)), ("generated", len(generated)), ("both", 2 * len(real)))
+    for name, count in counts:
+        report[name]["n"] = count
+    write_json(UTILITY, report)
+    manifest = read_json(GENERATED / MANIFEST)
+    log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
+    said = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in training_sets)
+    count = report["real"]["n_test"]
+    return f"mIoU on {count} real test patches: {said}; {stage.seeds} seeds"
+
+
+def train_all(
+    training_sets: dict[str, SegmentationPatches],
+    weights: torch.Tensor,
+    work: Path,
+    params: Params,
+    device: torch.device,
+) -> dict[str, list[Segmenter]]:
+    """Segmenters trained on each set, one per seed, by the set's name."""
+    segmenter, models = params.train_segmenter, dict[str, list[Segmenter]]()
+    for seed in range(params.evaluate_utility.seeds):
         settings = SegmenterSettings(
             seed=segmenter.seed + 1 + seed,
             channels=segmenter.channels,
-            steps=stage.steps,
+            num_classes=len(params.classes),
+            steps=params.evaluate_utility.steps,
             batch_size=segmenter.batch_size,
             learning_rate=segmenter.learning_rate,
         )
-        for name, lesson in lessons.items():
-            path = checkpoint_path(scratch_dir(), f"evaluate-utility-{name}-{seed}", identity)
-            model, _, checkpoint = train_segmenter(
-                lesson,
+        for name, patches in training_sets.items():
+            folder = work / f"{name}-{seed}"
+            folder.mkdir(exist_ok=True)
+            model, _ = train_segmenter(
+                patches,
                 weights,
                 settings,
-                path,
+                folder,
                 params.runtime.checkpoint_every,
                 params.runtime.loaders,
                 device,
             )
-            pupils[name].append(model)
-            checkpoints.append(checkpoint)
-    names = [land_cover.name for land_cover in params.classes]
-    report = summarise(examine(pupils, size, device), names)
-    for name, count in (("real", len(real)), ("generated", len(made)), ("both", 2 * len(real))):
-        report[name]["n"] = count
-    write_json(UTILITY, report)
-    for checkpoint in checkpoints:
-        checkpoint.remove()
-    manifest = read_json(GENERATED / MANIFEST)
-    log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
-    said = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in lessons)
-    count = report["real"]["n_test"]
-    return f"mIoU on {count} real test patches: {said}; {stage.seeds} seeds"
+            models.setdefault(name, []).append(model)
+    return models
 
 
 class Patches(SegmentationPatches):

@@ -17,6 +17,7 @@ A killed run continues with the images that are complete.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +38,10 @@ from aerialdreams.data.dataset import (
     read_patches,
     read_zones,
 )
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.data.georeference import LAMBERT_93, GeoReference
 from aerialdreams.data.images import read_image, resize_mask, write_image
-from aerialdreams.data.rasters import LAMBERT_93, GeoReference, write_geotiff, write_vrt
+from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
@@ -51,8 +53,9 @@ from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.distributed import init_distributed
-from aerialdreams.util.files import dvc_md5, fingerprint, resumable_folder, write_json
+from aerialdreams.util.files import dvc_md5, fingerprint, write_json
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import configure_torch
 
 CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
@@ -85,21 +88,23 @@ def main(params: Params) -> str:
     distributed = init_distributed(state.num_processes)
     stage, models = params.generate_validation, load_models(params, state.device)
     settings = [stage, params.image_size, params.torch_threads, params.classes, models.hashes]
-    key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else None
-    partial = scratch_dir() / f"{GENERATED.name}.{distributed.broadcast(key)}"
+    key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else ""
+    unfinished = resumable_folder(GENERATED, scratch_dir(), key)
     counts: dict[str, int] = {}
-    with resumable_folder(GENERATED, scratch_dir(), key) if key else nullcontext(partial) as folder:
-        distributed.barrier()  # rank 0 makes the folder
+    with unfinished if distributed.is_main else nullcontext() as work:
+        folder = Path(distributed.broadcast(str(work) if work else None))
         for split in EVALUATED_SPLITS:
             counts[split] = count_patches(split)
-            batches = list_batches(split, stage, params.image_size)
+            # Batches are the same for any number of ranks, and so are the images' bytes. Each rank
+            # makes all kinds of images of its patches, so that all have the same work.
+            chosen = (distributed.rank, distributed.world_size)
+            batches = list_batches(split, stage, params.image_size, *chosen)
             if distributed.is_main:
-                total = -(-counts[split] // stage.batch_size) * len(list_folders(stage))
+                total = -(-counts[split] // (stage.batch_size * distributed.world_size))
+                total *= len(list_folders(stage))
                 batches = progress(batches, f"{split} images", "batches", total)
-            # Batches are the same for any number of ranks, and so are the images' bytes.
-            for number, batch in enumerate(batches):
-                if number % distributed.world_size == distributed.rank:
-                    generate_outputs(folder / split, batch, models, params)
+            for batch in batches:
+                generate_outputs(folder / split, batch, models, params)
         distributed.barrier()
         if distributed.is_main:
             for split in EVALUATED_SPLITS:
@@ -139,9 +144,15 @@ def list_folders(stage: GenerateValidation) -> list[tuple[str, int, str]]:
     return [("generated", 1, ""), *samples, *styles, ("untrained", 1, "")]
 
 
-def list_batches(split: str, stage: GenerateValidation, size: int) -> Iterator[list[Output]]:
-    """A split's images in batches with one folder each; patches are read as they are needed."""
-    for patches in batched(read_patches(split), stage.batch_size):
+def list_batches(
+    split: str, stage: GenerateValidation, size: int, rank: int, world_size: int
+) -> Iterator[list[Output]]:
+    """One rank's share of a split's images, in batches with one folder each.
+
+    Patches are read as they are needed.
+    """
+    batches = batched(read_patches(split), stage.batch_size)
+    for patches in islice(batches, rank, None, world_size):
         for folder, sample, style in list_folders(stage):
             yield [
                 Output(
@@ -189,7 +200,7 @@ def write_geotiffs(
 ) -> None:
     """Write an image, and once its mask, as GeoTIFFs with the georeference of the patch."""
     patch, request = output.patch, output.request
-    pixel = PIXEL * SIDE / len(image)
+    pixel = PIXEL_SIZE * PATCH_SIZE / len(image)
     reference = GeoReference(
         Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93
     )

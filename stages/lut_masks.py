@@ -1,7 +1,9 @@
-"""lut-masks: each mask as a paletted PNG, label map and colour picture in one file.
+"""lut-masks: each mask as a paletted PNG, which is class ids and colours in one file.
 
 Reads   data/patches.parquet, data/raw/, the class table
-Writes  data/masks/MSK_nnnnnn.png, pixel = class id 1..19, palette = the class table's colours
+Writes  data/masks/MSK_nnnnnn.png: pixel = class id, palette = the classes' colours
+
+A killed run continues with the masks that are complete.
 """
 
 from pathlib import Path
@@ -14,12 +16,13 @@ from aerialdreams.params import Params
 from aerialdreams.paths import INDEX, MASKS, RAW
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.util.files import fingerprint, resumable_folder
+from aerialdreams.util.files import fingerprint
+from aerialdreams.util.scratch import resumable_folder
 
 
 def main(params: Params) -> str:
     index = read_index(["patch_id", "mask_path"])
-    # The index holds each tile's hash, so that it stands for all of data/raw.
+    # The index holds the hash of every tile, so it stands for all of data/raw.
     key = fingerprint(params.classes, __file__, [INDEX])
     with resumable_folder(MASKS, scratch_dir(), key) as folder:
         tasks = (
@@ -40,9 +43,9 @@ def main(params: Params) -> str:
 
 
 def convert(task: tuple[Path, Path, list[LandCoverClass]]) -> int:
-    """Write one mask; gives its size in bytes."""
+    """Write the PNG of a mask, unless it exists; gives its size in bytes."""
     tiff, png, classes = task
-    if not png.exists():  # else a killed run made it
+    if not png.exists():
         write_mask(png, read_tile(tiff).bands[0], classes)
     return png.stat().st_size
 

@@ -22,13 +22,12 @@ from aerialdreams.osm.join import locate, name_levels
 from aerialdreams.osm.knowledge import LEVELS, zones_of
 from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import Params
-from aerialdreams.paths import OSM_METADATA
+from aerialdreams.paths import OSM_ANSWERS, OSM_METADATA
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.util.files import atomic_file, atomic_folder
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table
 
-ANSWERS = Path("data/osm_answers")
 LICENCE = f"""\
 Answers of an Overpass server, one gzipped JSON for each zone, named by domain, zone and a hash of
 server and query. They are made by the stage osm-metadata where osm_metadata.backend is overpass.
@@ -74,7 +73,7 @@ SHOWN = ("commune", "road", "place")
 def main(params: Params) -> str:
     stage, index = params.osm_metadata, read_index()
     zones = zones_of(index)
-    kept = keep_answers(scratch_dir() / ANSWERS.name)
+    kept = keep_answers(scratch_dir() / OSM_ANSWERS.name)
     source: Extract | Overpass
     if stage.backend == "overpass":
         source = Overpass(stage, kept)
@@ -104,7 +103,7 @@ def main(params: Params) -> str:
         asked, used = f"; {source.requests} requests, {source.split} zones in quarters", source.used
     else:
         cut |= source.cut
-    with atomic_folder(ANSWERS) as folder:
+    with atomic_folder(OSM_ANSWERS) as folder:
         (folder / "README.md").write_text(LICENCE, encoding="utf-8")
         for path in sorted(used):
             shutil.copyfile(path, folder / path.name)
@@ -124,7 +123,7 @@ def keep_answers(kept: Path) -> Path:
     thrown away, for to ask again is slow and rude.
     """
     kept.mkdir(parents=True, exist_ok=True)
-    for path in ANSWERS.glob("*.json.gz"):
+    for path in OSM_ANSWERS.glob("*.json.gz"):
         with atomic_file(kept / path.name) as partial:
             shutil.copyfile(path, partial)
     return kept

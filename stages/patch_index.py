@@ -1,13 +1,12 @@
-"""patch-index: check every patch and write the one list of patches.
+"""patch-index: check every patch and write the index, the one list of patches.
 
 Reads   data/raw/ and its metadata JSON
-Writes  data/patches.parquet, one row for each good patch
-        data/rejected.csv, one row for each patch that is set aside, with the reason
+Writes  data/patches.parquet, one row per good patch
+        data/rejected.csv, one row per rejected patch, with the reason
 """
 
 import csv
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,34 @@ from typing import Any
 from rasterio.warp import transform
 
 from aerialdreams.data.credits import IGN_CREDIT
-from aerialdreams.data.flair import CLASS_COUNT, PATCH_NAME, PIXEL, SIDE
+from aerialdreams.data.flair import (
+    BANDS,
+    CLASS_COUNT,
+    EPSG,
+    PATCH_EXTENT,
+    PATCH_FOLDERS,
+    PATCH_NAME,
+    PATCH_SIZE,
+    PIXEL_SIZE,
+)
 from aerialdreams.data.index import INDEX_SCHEMA, SPLITS
 from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids
 from aerialdreams.data.tiles import Tile, read_tile
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params, PatchIndex
-from aerialdreams.paths import INDEX, RAW
+from aerialdreams.paths import INDEX, RAW, REJECTED
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.util.files import atomic_file, file_md5
 from aerialdreams.util.tables import write_table
 
-REJECTED = Path("data/rejected.csv")
-
-# Domain and zone are the folders' names, in IGN's storage and in the Hugging Face release alike.
-PLACE = re.compile(r"(?:.*/)?(D\d{3}_\d{4})/(?:.*/)?(Z\d+_[UANFH]{2})/(?:.*/)?[^/]+")
-# FLAIR's transforms carry float noise; a tenth of a pixel is more than all of it.
-TOLERANCE = PIXEL / 10
+# FLAIR's transforms carry float noise, which is far below a tenth of a pixel.
+TOLERANCE = PIXEL_SIZE / 10
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of one patch, and what FLAIR's metadata say of it."""
+    """The files of a patch, and its entry of FLAIR's metadata."""
 
     root: Path
     patch_id: str
@@ -69,74 +73,91 @@ def main(params: Params) -> str:
         first = "; ".join(f"{file}: {reason}" for _, file, reason in rejected[:3])
         raise UserError(
             f"{len(rejected)} of {len(pairs)} patches are bad, more than patch_index.max_rejected"
-            f" ({stage.max_rejected:.2%}) allows; the first: {first}; all are in {REJECTED}"
+            f" ({stage.max_rejected:.2%}) allows; the first: {first}; {REJECTED} lists all"
         )
     assign_splits(rows, stage)
     add_centres(rows)
     add_grid(rows)
     write_table(INDEX, rows, INDEX_SCHEMA, IGN_CREDIT)
     counts = ", ".join(f"{sum(r['split'] == s for r in rows)} {s}" for s in SPLITS)
-    return f"{len(rows)} patches ({counts}), {len(rejected)} set aside"
+    return f"{len(rows)} patches ({counts}), {len(rejected)} rejected"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """FLAIR's metadata, keyed by image stem; ids need not be on disk, nor the reverse."""
+    """FLAIR's metadata by image name. Ids may be missing here or on disk.
+
+    Raises:
+        UserError: the file is missing, or not a JSON object of objects.
+    """
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(path.read_text(encoding="utf-8-sig"))  # a BOM is no matter
     except FileNotFoundError:
         raise UserError(
-            f"{path}: not found; it is IGN's metadata of the patches, beside the images in their"
-            " archive; set patch_index.metadata to where it is"
+            f"{path}: not found; IGN's metadata of the patches comes in the archive of the images;"
+            " set patch_index.metadata to the file"
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: must be a JSON object keyed by image name; fetch it again")
+    for name, entry in metadata.items():
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: {name}: is {entry!r}, not an object; correct the entry")
+        for field in ("date", "time", "camera"):
+            if not isinstance(entry.get(field), (str, type(None))):
+                raise UserError(
+                    f"{path}: {name}: {field} is {entry[field]!r}, not text; correct the entry"
+                )
     return metadata
 
 
 def find_pairs(root: Path, metadata: dict[str, Any]) -> list[Pair]:
-    """Group the tiles under `root` by their number, in order of it."""
+    """Group the tiles under a folder by patch, in order of patch id.
+
+    Raises:
+        UserError: there are no tiles.
+    """
     files: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(root.rglob("*.tif")):
         name = PATCH_NAME.fullmatch(path.name)
         if name:
             files.setdefault(name[2], {"IMG": [], "MSK": []})[name[1]].append(path)
     if not files:
-        raise UserError(f"{root}: no IMG_nnnnnn.tif or MSK_nnnnnn.tif in it or its folders")
+        raise UserError(f"{root}: has no IMG_nnnnnn.tif or MSK_nnnnnn.tif in its folders")
     return [
         Pair(
             root,
-            number,
-            tuple(found["IMG"]),
-            tuple(found["MSK"]),
-            metadata.get(f"IMG_{number}", {}),
+            patch_id,
+            tuple(tiles["IMG"]),
+            tuple(tiles["MSK"]),
+            metadata.get(f"IMG_{patch_id}", {}),
         )
-        for number, found in sorted(files.items())
+        for patch_id, tiles in sorted(files.items())
     ]
 
 
 def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
-    """A patch's index row without split and centre, or (patch_id, file, reason) if it is bad."""
-    for files, other, kind in (
+    """Check a patch.
+
+    Returns:
+        Its row of the index, without split, centre and grid position; or, for a bad patch,
+        (patch_id, file, reason).
+    """
+    for files, others, kind in (
         (pair.images, pair.masks, "image"),
         (pair.masks, pair.images, "mask"),
     ):
         if not files:
-            return pair.patch_id, str(other[0]), f"no {kind} with this number"
+            return pair.patch_id, str(others[0]), f"no {kind} with this number"
         if len(files) > 1:
             return pair.patch_id, str(files[1]), f"a second {kind} with this number"
     (image_path,), (mask_path,) = pair.images, pair.masks
-    place, of_mask = place_of(image_path, pair.root), place_of(mask_path, pair.root)
-    if not place:
+    folders = domain_and_zone(image_path, pair.root)
+    if not folders:
         return pair.patch_id, str(image_path), "not in folders named Dxxx_yyyy and Zn_LL"
-    if of_mask != place:
-        where = "/".join(place)
-        return (
-            pair.patch_id,
-            str(mask_path),
-            f"not of the same domain and zone as its image, {where}",
-        )
+    if domain_and_zone(mask_path, pair.root) != folders:
+        reason = f"not in the same domain and zone as its image, {'/'.join(folders)}"
+        return pair.patch_id, str(mask_path), reason
     try:
         image, mask = read_tile(image_path), read_tile(mask_path)
     except UserError as error:
@@ -147,8 +168,8 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
             return pair.patch_id, str(path), flaw
     return {
         "patch_id": pair.patch_id,
-        "domain": place[0],
-        "zone": place[1],
+        "domain": folders[0],
+        "zone": folders[1],
         "image_path": image_path.relative_to(pair.root).as_posix(),
         "mask_path": mask_path.relative_to(pair.root).as_posix(),
         "image_md5": file_md5(image_path),
@@ -162,35 +183,36 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     }
 
 
-def place_of(path: Path, root: Path) -> tuple[str, str] | None:
-    """Domain and zone of a tile, by the folders that it lies in, whatever stands between them."""
-    place = PLACE.fullmatch(path.relative_to(root).as_posix())
-    return (place[1], place[2]) if place else None
+def domain_and_zone(path: Path, root: Path) -> tuple[str, str] | None:
+    """Domain and zone of a tile, by the folders that it is in; None if they do not say."""
+    folders = PATCH_FOLDERS.fullmatch(path.relative_to(root).as_posix())
+    return (folders[1], folders[2]) if folders else None
 
 
 def image_flaw(image: Tile) -> str | None:
-    """Why an image is no FLAIR image, or None."""
-    if image.bands.shape != (5, SIDE, SIDE):
-        return f"shape {image.bands.shape}, not (5, {SIDE}, {SIDE})"
+    """Why an image is not one of FLAIR's, or None."""
+    if image.bands.shape != (BANDS, PATCH_SIZE, PATCH_SIZE):
+        return f"shape {image.bands.shape}, not ({BANDS}, {PATCH_SIZE}, {PATCH_SIZE})"
     if image.bands.dtype != "uint8":
         return f"type {image.bands.dtype}, not uint8"
-    # Where an image has no code FLAIR means Lambert-93; another code is another place.
+    # Images without a code are in Lambert-93; another code means another place.
     epsg = image.crs.to_epsg() if image.crs else None
-    if epsg not in (None, 2154):
-        return f"EPSG:{epsg}, not EPSG:2154"
-    if any(abs(size - PIXEL) > TOLERANCE / SIDE for size in image.pixel):
-        return f"pixels of {image.pixel[0]} x {image.pixel[1]} m, not {PIXEL} m"
+    if epsg not in (None, EPSG):
+        return f"EPSG:{epsg}, not EPSG:{EPSG}"
+    if any(abs(size - PIXEL_SIZE) > TOLERANCE / PATCH_SIZE for size in image.pixel_size):
+        width, height = image.pixel_size
+        return f"pixels of {width} x {height} m, not {PIXEL_SIZE} m"
     return None
 
 
 def mask_flaw(mask: Tile, image: Tile) -> str | None:
-    """Why a mask does not fit its image, or None. Its CRS is broken in most of FLAIR: not read."""
-    if mask.bands.shape != (1, SIDE, SIDE):
-        return f"shape {mask.bands.shape}, not (1, {SIDE}, {SIDE})"
+    """Why a mask does not fit its image, or None. Its CRS is not read: see `data.tiles`."""
+    if mask.bands.shape != (1, PATCH_SIZE, PATCH_SIZE):
+        return f"shape {mask.bands.shape}, not (1, {PATCH_SIZE}, {PATCH_SIZE})"
     if mask.bands.dtype != "uint8":
         return f"type {mask.bands.dtype}, not uint8"
     if any(abs(a - b) > TOLERANCE for a, b in zip(mask.origin, image.origin, strict=True)):
-        return f"lies at {mask.origin}, its image at {image.origin}"
+        return f"north-west corner at {mask.origin}, its image's is at {image.origin}"
     bad = invalid_ids(mask.bands)
     if bad:
         return f"class id {', '.join(map(str, bad))}, not 1 to {CLASS_COUNT}"
@@ -198,7 +220,11 @@ def mask_flaw(mask: Tile, image: Tile) -> str | None:
 
 
 def assign_splits(rows: list[dict[str, Any]], stage: PatchIndex) -> None:
-    """Set each row's split by its domain, never by patch: neighbours look alike."""
+    """Set each row's split by its domain, never by patch: neighbours look alike.
+
+    Raises:
+        UserError: a split is empty.
+    """
     for row in rows:
         if row["domain"] in stage.validation_domains:
             row["split"] = "validation"
@@ -209,14 +235,14 @@ def assign_splits(rows: list[dict[str, Any]], stage: PatchIndex) -> None:
     for split in SPLITS:
         if not any(row["split"] == split for row in rows):
             raise UserError(
-                f"{RAW}: no good patch for the {split} split; it has the domains"
-                f" {', '.join(sorted({row['domain'] for row in rows}))}, and"
-                " patch_index.validation_domains and test_domains say which is which"
+                f"{RAW}: has no good patch for the {split} split; its domains are"
+                f" {', '.join(sorted({row['domain'] for row in rows}))};"
+                " patch_index.validation_domains and test_domains assign them"
             )
 
 
 def add_grid(rows: list[dict[str, Any]]) -> None:
-    """Set each row's place in the grid of its zone, row 0 and column 0 in the north-west."""
+    """Set each row's position in the grid of its zone; 0, 0 is the north-west corner."""
     corners: dict[tuple[str, str], tuple[float, float]] = {}
     for row in rows:
         zone = (row["domain"], row["zone"])
@@ -224,18 +250,17 @@ def add_grid(rows: list[dict[str, Any]]) -> None:
         corners[zone] = min(west, row["origin_x"]), max(north, row["origin_y"])
     for row in rows:
         west, north = corners[row["domain"], row["zone"]]
-        row["zone_column"] = round((row["origin_x"] - west) / (SIDE * PIXEL))
-        row["zone_row"] = round((north - row["origin_y"]) / (SIDE * PIXEL))
+        row["zone_column"] = round((row["origin_x"] - west) / PATCH_EXTENT)
+        row["zone_row"] = round((north - row["origin_y"]) / PATCH_EXTENT)
 
 
 def add_centres(rows: list[dict[str, Any]]) -> None:
-    """Set each row's centre, from the transform and never from the metadata's centroid."""
-    half = SIDE * PIXEL / 2
-    x = [row["origin_x"] + half for row in rows]
-    y = [row["origin_y"] - half for row in rows]
-    longitudes, latitudes = transform("EPSG:2154", "EPSG:4326", x, y)
+    """Set each row's centre, from the transform: the metadata's centroids are up to 24 m off."""
+    x = [row["origin_x"] + PATCH_EXTENT / 2 for row in rows]
+    y = [row["origin_y"] - PATCH_EXTENT / 2 for row in rows]
+    longitudes, latitudes = transform(f"EPSG:{EPSG}", "EPSG:4326", x, y)
     for row, longitude, latitude in zip(rows, longitudes, latitudes, strict=True):
-        # A ten-millionth of a degree is a centimetre; beyond it PROJ's versions differ.
+        # 1e-7 degrees are a centimetre; below that, versions of PROJ differ.
         row["longitude"], row["latitude"] = round(longitude, 7), round(latitude, 7)
 
 

@@ -36,9 +36,9 @@ from aerialdreams.util.files import (
     atomic_file,
     atomic_folder,
     fingerprint,
-    resumable_folder,
     write_json,
 )
+from aerialdreams.util.scratch import resumable_folder
 
 HUB_DATASET = "IGNF/FLAIR-1-2"
 HUB_FOLDERS = ("data/train-val", "data/flair#1-test")  # flair#2-test has other patches

@@ -26,16 +26,23 @@ from aerialdreams.data.land_cover import mask_to_rgb
 from aerialdreams.errors import UserError
 from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
 from aerialdreams.params import Params, flatten
-from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, UTILITY
+from aerialdreams.paths import (
+    AGREEMENT,
+    CONTROLNET_LOSSES,
+    CONTROLNET_VALIDATION_LOSSES,
+    EVALUATION,
+    GENERATED,
+    REPORT,
+    UTILITY,
+)
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import log_evaluation
 from aerialdreams.util.files import atomic_file, read_json
 from aerialdreams.util.tables import read_table
 
-REPORT = Path("data/report.html")
 CURVES = {
-    "Loss": Path("metrics/controlnet.csv"),
-    "Loss on validation patches": Path("metrics/controlnet_validation.csv"),
+    "Loss": CONTROLNET_LOSSES,
+    "Loss on validation patches": CONTROLNET_VALIDATION_LOSSES,
 }
 SHOWN = 6  # patches in a row of samples, of the best and of the worst
 SETS = ("real", "generated", "untrained", "floor")

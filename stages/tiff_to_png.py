@@ -1,7 +1,9 @@
-"""tiff-to-png: the red, green and blue bands of each image as a PNG.
+"""tiff-to-png: red, green and blue of each image as a PNG.
 
 Reads   data/patches.parquet, data/raw/
-Writes  data/images/IMG_nnnnnn.png, 512 x 512 RGB
+Writes  data/images/IMG_nnnnnn.png, RGB, 512 x 512
+
+A killed run continues with the images that are complete.
 """
 
 from pathlib import Path
@@ -13,12 +15,13 @@ from aerialdreams.params import Params
 from aerialdreams.paths import IMAGES, INDEX, RAW
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.util.files import fingerprint, resumable_folder
+from aerialdreams.util.files import fingerprint
+from aerialdreams.util.scratch import resumable_folder
 
 
 def main(params: Params) -> str:
     index = read_index(["patch_id", "image_path"])
-    # The index holds each tile's hash, so that it stands for all of data/raw.
+    # The index holds the hash of every tile, so it stands for all of data/raw.
     key = fingerprint([], __file__, [INDEX])
     with resumable_folder(IMAGES, scratch_dir(), key) as folder:
         tasks = (
@@ -38,9 +41,9 @@ def main(params: Params) -> str:
 
 
 def convert(task: tuple[Path, Path]) -> int:
-    """Write one PNG; gives its size in bytes."""
+    """Write the PNG of a tile, unless it exists; gives its size in bytes."""
     tiff, png = task
-    if not png.exists():  # else a killed run made it
+    if not png.exists():
         write_image(png, read_tile(tiff).bands[:3].transpose(1, 2, 0))
     return png.stat().st_size
 

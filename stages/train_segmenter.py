@@ -16,19 +16,17 @@ from aerialdreams.data.images import read_image, read_mask, resize_image, resize
 from aerialdreams.data.index import read_index
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.params import Params
-from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER
+from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.training.checkpoint import checkpoint_path
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import class_weights
 from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
 from aerialdreams.util.download import have_file
 from aerialdreams.util.files import atomic_folder
 from aerialdreams.util.progress import progress
+from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
-
-LOSSES = Path("metrics/segmenter.csv")
 
 
 def main(params: Params) -> str:
@@ -36,27 +34,32 @@ def main(params: Params) -> str:
         return take_igns(params)
     device, stage = configure_torch(params.torch_threads), params.train_segmenter
     settings = SegmenterSettings(
-        stage.seed, stage.channels, stage.steps, stage.batch_size, stage.learning_rate
+        seed=stage.seed,
+        channels=stage.channels,
+        num_classes=len(params.classes),
+        steps=stage.steps,
+        batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
     )
     patches = TrainPatches(params.image_size)
     masks = progress(patches.masks(), "masks counted", "masks", len(patches))
     decisive = settings.identity() | {"image_size": params.image_size}
     rooms = ("data", "models", "training")
-    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], __file__, rooms)
-    model, losses, checkpoint = train_segmenter(
-        patches,
-        class_weights(masks),
-        settings,
-        checkpoint_path(scratch_dir(), "train-segmenter", identity),
-        params.runtime.checkpoint_every,
-        params.runtime.loaders,
-        device,
-    )
-    with atomic_folder(SEGMENTER) as folder:
-        model.save(folder)
-        (folder / "README.md").write_text(CARD, encoding="utf-8")
-    write_curve(LOSSES, losses.means())
-    checkpoint.remove()
+    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], [__file__], rooms)
+    with work_folder(scratch_dir(), "train-segmenter", identity) as work:
+        model, losses = train_segmenter(
+            patches,
+            class_weights(masks),
+            settings,
+            work,
+            params.runtime.checkpoint_every,
+            params.runtime.loaders,
+            device,
+        )
+        with atomic_folder(SEGMENTER) as folder:
+            model.save(folder)
+            (folder / "README.md").write_text(CARD, encoding="utf-8")
+        write_curve(SEGMENTER_LOSSES, losses.means())
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
         f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(patches)} patches,"
@@ -72,7 +75,7 @@ def take_igns(params: Params) -> str:
     with atomic_folder(SEGMENTER) as folder:
         model.save(folder)
         (folder / "README.md").write_text(IGN_CARD, encoding="utf-8")
-    write_curve(LOSSES, [])
+    write_curve(SEGMENTER_LOSSES, [])
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return f"IGN's U-Net of {size:.2f} M weights, sha256 {ign.sha256[:12]}, is the judge"
 

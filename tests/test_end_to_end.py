@@ -135,10 +135,10 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_
     place = clone(tmp_path / "project")
     for pattern, how in (
         ("data/raw.partial/*/*", signal.SIGKILL),
-        ("scratch/images.*/*.png", signal.SIGTERM),
-        ("scratch/base-model-unet-*.pt", signal.SIGKILL),
-        ("scratch/train-controlnet-*.pt", signal.SIGTERM),
-        ("scratch/generated.*/test/generated/*.png", signal.SIGKILL),
+        ("scratch/images-*/*.png", signal.SIGTERM),
+        ("scratch/base-model-*/unet.pt", signal.SIGKILL),
+        ("scratch/train-controlnet-*/controlnet.pt", signal.SIGTERM),
+        ("scratch/generated-*/test/generated/*.png", signal.SIGKILL),
     ):
         kill_when(place, lambda p=pattern: any(place.glob(p)), how)  # type: ignore[misc]
     ended = dvc(place, "repro")
@@ -146,7 +146,7 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(whole: Path, tmp_
     # It went on: what was done before the last kill was not done again.
     assert "Running stage 'train-controlnet'" not in ended.stdout
     assert (place / "dvc.lock").read_text() == (whole / "dvc.lock").read_text()
-    assert list(place.glob("scratch/*.pt")) == []
+    assert list(place.glob("scratch/*/*.pt")) == []
 
 
 def test_a_change_of_wording_leaves_the_judge_alone(whole: Path) -> None:

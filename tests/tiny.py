@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
@@ -62,7 +62,7 @@ def sampling_of(params: Params, **values: object) -> Sampling:
 
 def info_of(params: Params) -> ModelInfo:
     """What train-controlnet saves beside the weights."""
-    pixel_size = PIXEL * SIDE / params.image_size
+    pixel_size = PIXEL_SIZE * PATCH_SIZE / params.image_size
     return ModelInfo(params.image_size, pixel_size, conditioning_of(params), sampling_of(params))
 
 

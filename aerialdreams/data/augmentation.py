@@ -1,55 +1,71 @@
-"""Augmentation of images and masks."""
+"""Augmentation: orientations of images and masks, and changes of an image's look."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from aerialdreams.util.seeding import seeded_generator
 
-
-def jitter_colours(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Images (batch, 3, h, w) with each channel's contrast and brightness a little changed.
-
-    The judge is to tell a field from a road, not one camera's tone from another's.
-    """
-    draw = seeded_generator(seed, "tint", step)
-    gain = 1 + 0.3 * (torch.rand(len(pictures), 3, 1, 1, generator=draw) - 0.5)
-    shift = 0.2 * (torch.rand(len(pictures), 3, 1, 1, generator=draw) - 0.5)
-    return pictures * gain + shift
+ORIENTATIONS = 8  # of a square: four rotations, each also mirrored
 
 
-def blur_and_add_noise(pictures: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Images (batch, 3, h, w) blurred and roughened, each its own amount, some not at all blurred.
-
-    What covers the ground is asked of the judge, not how sharp or grainy its picture is.
-    """
-    draw = seeded_generator(seed, "wear", step)
-    soft = pictures
-    for _ in range(2):
-        edged = torch.nn.functional.pad(soft, (1, 1, 1, 1), mode="replicate")
-        soft = torch.nn.functional.avg_pool2d(edged, 3, 1)
-    blur = (1.6 * torch.rand(len(pictures), 1, 1, 1, generator=draw) - 0.6).clamp(min=0)
-    grain = 0.15 * torch.rand(len(pictures), 1, 1, 1, generator=draw)
-    noise = torch.randn(pictures.shape, generator=draw)
-    return pictures + blur * (soft - pictures) + grain * noise
+def draw_orientations(seed: int, step: int, batch_size: int) -> list[int]:
+    """A random orientation for each sample of a training step; see `orient`."""
+    generator = seeded_generator(seed, "turns", step)
+    return torch.randint(ORIENTATIONS, (batch_size,), generator=generator).tolist()
 
 
-ORIENTATIONS = 8  # a square's turns and mirrorings
-
-
-def draw_orientations(seed: int, step: int, batch: int) -> list[int]:
-    """How each sample of a step is turned, see `turned`: an aerial image has no up."""
-    return torch.randint(
-        ORIENTATIONS, (batch,), generator=seeded_generator(seed, "turns", step)
-    ).tolist()
-
-
-def orient(picture: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
-    """A square picture or mask, (size, size, ...), in one of its eight positions.
+def orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Rotate and mirror a square image or mask.
 
     Args:
-        picture: an image or a mask; both of a patch are turned alike.
-        way: 0 leaves it; 1 to 3 are quarter turns to the left; 4 to 7 the same, then mirrored.
+        image: shape (size, size, ...).
+        orientation: 0 changes nothing; 1 to 3 are quarter turns to the left; 4 to 7 are the same,
+            then mirrored left to right. An image and its mask take the same one.
     """
-    picture = np.rot90(picture, way % 4)
-    return picture[:, ::-1] if way >= 4 else picture
+    image = np.rot90(image, orientation % 4)
+    return image[:, ::-1] if orientation >= 4 else image
+
+
+def jitter_colours(images: Tensor, seed: int, step: int) -> Tensor:
+    """Change contrast and brightness of each channel of each image at random.
+
+    A segmenter is to recognise land cover whatever the camera's colours.
+
+    Args:
+        images: -1..1, shape (batch, 3, height, width).
+        seed: the training's.
+        step: the step's number.
+
+    Returns:
+        The same shape; contrast times 0.85 to 1.15, brightness plus -0.1 to 0.1.
+    """
+    generator = seeded_generator(seed, "tint", step)
+    gain = 1 + 0.3 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
+    shift = 0.2 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
+    return images * gain + shift
+
+
+def blur_and_add_noise(images: Tensor, seed: int, step: int) -> Tensor:
+    """Blur each image and add noise, by random amounts; three of eight images are not blurred.
+
+    A segmenter is to recognise land cover in sharp and in soft, in clean and in grainy images.
+
+    Args:
+        images: -1..1, shape (batch, 3, height, width).
+        seed: the training's.
+        step: the step's number.
+
+    Returns:
+        The same shape; noise has a standard deviation of 0 to 0.15.
+    """
+    generator = seeded_generator(seed, "wear", step)
+    blurred = images
+    for _ in range(2):
+        padded = torch.nn.functional.pad(blurred, (1, 1, 1, 1), mode="replicate")
+        blurred = torch.nn.functional.avg_pool2d(padded, 3, 1)
+    amount = (1.6 * torch.rand(len(images), 1, 1, 1, generator=generator) - 0.6).clamp(min=0)
+    std = 0.15 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    noise = torch.randn(images.shape, generator=generator)
+    return images + amount * (blurred - images) + std * noise

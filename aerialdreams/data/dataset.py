@@ -1,4 +1,4 @@
-"""The captioned dataset: Parquet shards that Hugging Face `datasets` reads as they are."""
+"""The captioned dataset: Parquet shards that Hugging Face `datasets` loads directly."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ from aerialdreams.paths import DATASET
 Item = TypeVar("Item")
 
 
-# What models learn from, and where it lies.
+# What models are trained on, and where it is.
 COLUMNS = [
     *("patch_id", "image", "mask", "caption", "captions"),
     *("domain", "zone", "origin_x", "origin_y"),
@@ -36,7 +36,7 @@ class Patch(NamedTuple):
     image: NDArray[np.uint8]  # RGB, (512, 512, 3)
     mask: NDArray[np.uint8]  # class ids, (512, 512)
     caption: str
-    captions: list[str]  # its variants, one of each template
+    captions: list[str]  # one per template
     domain: str
     zone: str
     origin: tuple[float, float]  # north-west corner in EPSG:2154, metres
@@ -59,12 +59,14 @@ def shards(split: str) -> list[Path]:
     """
     paths = sorted((DATASET / "data").glob(f"{split}-*.parquet"))
     if not paths:
-        raise UserError(f"{DATASET}: no {split} shards; `dvc repro dataset` or `dvc pull dataset`")
+        raise UserError(
+            f"{DATASET}: no {split} shards; run `dvc repro dataset` or `dvc pull dataset`"
+        )
     return paths
 
 
 def read_patches(split: str) -> Iterator[Patch]:
-    """The patches of a split, one after the other, in order of patch_id.
+    """The patches of a split, in order of patch_id, read as they are needed.
 
     Raises:
         UserError: a shard is missing or damaged.
@@ -79,18 +81,18 @@ def count_patches(split: str) -> int:
 
 
 def read_shard(path: Path) -> Iterator[Patch]:
-    """The patches of one shard; see `read_patches`."""
+    """The patches of one shard, read as they are needed."""
     for row in _rows(path):
         yield _patch(row)
 
 
 def read_captions(path: Path) -> list[str]:
-    """All captions of one shard, in all their variants; its pictures are not read."""
+    """All captions of one shard, without reading its images."""
     return [caption for row in _rows(path, ["captions"]) for caption in row["captions"]]
 
 
 def read_zones(split: str) -> dict[tuple[str, str], list[str]]:
-    """The patch ids of each (domain, zone) of a split; its pictures are not read."""
+    """Patch ids by (domain, zone) of a split, without reading its images."""
     zones: dict[tuple[str, str], list[str]] = {}
     for path in shards(split):
         for row in _rows(path, ["patch_id", "domain", "zone"]):
@@ -121,19 +123,19 @@ def _rows(path: Path, columns: list[str] = COLUMNS) -> Iterator[dict[str, Any]]:
 
 
 def load_split(split: str, size: int) -> Split:
-    """A whole split at `size` pixels a side: images by area average, masks by nearest."""
+    """A whole split in memory, resized to `size` x `size` pixels."""
     return stack_patches(read_patches(split), size)
 
 
 def load_evenly_spaced(split: str, count: int, size: int) -> Split:
-    """`count` patches of a split (or all, if it has fewer), spread evenly over it."""
+    """As `load_split`, but only `count` patches, spread evenly over the split."""
     return stack_patches(evenly_spaced_patches(split, count), size)
 
 
 def evenly_spaced_patches(split: str, count: int) -> Iterator[Patch]:
-    """`count` patches of a split (or all, if it has fewer), spread evenly over it.
+    """`count` patches spread evenly over a split, or all if it has fewer.
 
-    Only shards with one of them are read.
+    Only the shards that hold them are read.
     """
     paths = shards(split)
     lengths = [pq.ParquetFile(path).metadata.num_rows for path in paths]
@@ -150,8 +152,8 @@ def evenly_spaced_patches(split: str, count: int) -> Iterator[Patch]:
 
 
 def open_split(split: str) -> "Dataset":
-    """A split as Hugging Face `datasets` has it: rows in any order, pictures as PNG bytes."""
-    from datasets import Image as ImageFeature  # takes a second to import, and few need it
+    """A split as a Hugging Face dataset, with random access; images are undecoded PNG."""
+    from datasets import Image as ImageFeature  # slow to import, and few need it
     from datasets import load_dataset
 
     files = [str(path) for path in shards(split)]
@@ -162,7 +164,10 @@ def open_split(split: str) -> "Dataset":
 
 
 def stack_patches(patches: Iterable[Patch], size: int) -> Split:
-    """Patches in memory at `size` pixels a side, see `load_split`; there must be one at least."""
+    """Patches in memory, resized to `size` x `size` pixels; there must be at least one.
+
+    Images are resized by area average, masks by nearest neighbour.
+    """
     ids, images, masks, captions = [], [], [], []
     for patch in patches:
         ids.append(patch.patch_id)
@@ -173,13 +178,17 @@ def stack_patches(patches: Iterable[Patch], size: int) -> Split:
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items; the last may be shorter (itertools.batched is of Python 3.12)."""
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
+    """Lists of `size` items; the last may be shorter (Python 3.12 has itertools.batched)."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
         yield batch
 
 
-def decode_png(picture: dict[str, Any]) -> NDArray[np.uint8]:
-    """A picture of the dataset, a PNG in `bytes`: RGB (512, 512, 3) or class ids (512, 512)."""
-    with Image.open(io.BytesIO(picture["bytes"])) as image:
+def decode_png(value: dict[str, Any]) -> NDArray[np.uint8]:
+    """Decode an image or mask of the dataset, whose `bytes` are a PNG.
+
+    Returns:
+        RGB, (height, width, 3), or class ids, (height, width).
+    """
+    with Image.open(io.BytesIO(value["bytes"])) as image:
         return np.array(image)

@@ -1,4 +1,4 @@
-"""FLAIR's land-cover classes: ids are the truth, colours are a view."""
+"""The class table. Class ids are the truth; colours only show them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from aerialdreams.data.flair import CLASS_COUNT
 
 
 class LandCoverClass(BaseModel):
-    """One row of the class table: its id is its position, counted from 1."""
+    """A row of the class table; its id is its position, counted from 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,24 +30,24 @@ def palette(classes: list[LandCoverClass]) -> bytes:
 
 
 def mask_to_rgb(mask: NDArray[np.uint8], classes: list[LandCoverClass]) -> NDArray[np.uint8]:
-    """Colour picture of a mask.
+    """A mask in the classes' colours.
 
     Args:
-        mask: class ids, shape (height, width).
+        mask: class ids, (height, width).
         classes: the class table.
 
     Returns:
-        RGB in 0..255, shape (height, width, 3).
+        RGB in 0..255, (height, width, 3).
     """
     return np.frombuffer(palette(classes), np.uint8).reshape(256, 3)[mask]
 
 
 def class_pixel_counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels of each class in a mask (or several): shape (19,), entry id - 1."""
+    """Pixels per class in one or several masks, shape (classes,), entry = class id - 1."""
     return np.bincount(mask.ravel(), minlength=CLASS_COUNT + 1)[1 : CLASS_COUNT + 1]
 
 
 def invalid_ids(mask: NDArray[np.uint8]) -> list[int]:
-    """The values in a mask that are no class id (0, and anything above 19), in order."""
+    """The values in a mask that are not class ids, in ascending order."""
     counts = np.bincount(mask.ravel(), minlength=256)
     return [int(i) for i in np.flatnonzero(counts) if not 1 <= i <= CLASS_COUNT]

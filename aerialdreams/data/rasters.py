@@ -1,52 +1,45 @@
-"""Georeferenced pictures: cloud-optimised GeoTIFFs, and VRTs that show many as one."""
+"""Georeferenced outputs: cloud-optimised GeoTIFFs, and VRTs that show several as one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
+from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.util.files import atomic_file
-
-LAMBERT_93 = CRS.from_epsg(2154)
-
-
-class GeoReference(NamedTuple):
-    """Where a picture lies: one pixel's place on the ground for each of its own."""
-
-    transform: Affine
-    crs: CRS | None
 
 
 def write_geotiff(
     path: Path,
-    picture: NDArray[np.uint8],
-    placed: GeoReference,
+    image: NDArray[np.uint8],
+    reference: GeoReference,
     tags: Mapping[str, str],
     classes: list[LandCoverClass] | None = None,
 ) -> None:
-    """Write a picture as a cloud-optimised GeoTIFF.
+    """Write an image or a mask as a cloud-optimised GeoTIFF.
 
     Args:
         path: the file.
-        picture: RGB, (height, width, 3), or class ids, (height, width).
-        placed: its transform and CRS.
-        tags: what GDAL shows as the file's metadata.
-        classes: of class ids; they become the file's colour table.
+        image: RGB, (height, width, 3); RGB and alpha, (height, width, 4); or class ids, (height,
+            width).
+        reference: its position.
+        tags: the file's metadata.
+        classes: the class table of a mask; it becomes the file's colour table.
     """
-    bands = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+    bands = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     count, height, width = bands.shape
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": count}
-    profile |= {"height": height, "width": width, "transform": placed.transform}
-    profile |= {"crs": placed.crs, "photometric": "RGB" if count == 3 else "PALETTE"}
+    profile |= {"height": height, "width": width, "transform": reference.transform}
+    profile |= {"crs": reference.crs, "photometric": "PALETTE" if count == 1 else "RGB"}
+    if count == 4:
+        profile["alpha"] = "yes"
     with MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.write(bands)
@@ -54,19 +47,19 @@ def write_geotiff(
             if classes:
                 table = {number: (*c.rgb, 255) for number, c in enumerate(classes, start=1)}
                 file.write_colormap(1, table)
-        # Overviews of ids by nearest neighbour: a mean of two ids is a third class.
-        settings = {"COMPRESS": "DEFLATE", "PREDICTOR": "YES" if count == 3 else "NO"}
-        settings["OVERVIEW_RESAMPLING"] = "AVERAGE" if count == 3 else "NEAREST"
+            # Overviews of a mask are by nearest neighbour: a mean of two ids is a third class.
+        settings = {"COMPRESS": "DEFLATE", "PREDICTOR": "NO" if count == 1 else "YES"}
+        settings["OVERVIEW_RESAMPLING"] = "NEAREST" if count == 1 else "AVERAGE"
         with atomic_file(path) as partial, memory.open() as file:
             rasterio.shutil.copy(file, partial, driver="COG", **settings)
 
 
 def write_vrt(path: Path, files: Sequence[Path]) -> None:
-    """Write a VRT (gdal.org/drivers/raster/vrt.html) that shows GeoTIFFs beside it as one.
+    """Write a VRT (https://gdal.org/drivers/raster/vrt.html) that shows GeoTIFFs as one raster.
 
     Args:
-        path: the file; it names the others relative to itself.
-        files: GeoTIFFs of one CRS, pixel size and kind, on one grid.
+        path: the file; it names the GeoTIFFs relative to itself.
+        files: GeoTIFFs with the same CRS, pixel size and bands, on one grid.
     """
     opened = []
     for name in files:

@@ -1,7 +1,11 @@
-"""Read FLAIR's GeoTIFF tiles."""
+"""FLAIR's GeoTIFF tiles.
+
+A patch's CRS and position are taken from its image's tile: most masks have a local CRS without an
+EPSG code that GDAL cannot reproject.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -11,38 +15,39 @@ from rasterio.errors import RasterioError
 
 from aerialdreams.errors import UserError
 
-if TYPE_CHECKING:  # see tables
-    pass
+# Without this GDAL lists a tile's folder, to look for side files, which takes as long as reading a
+# mask. FLAIR's tiles have none.
+GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
 class Tile(NamedTuple):
-    """A raster as it lies on disk."""
+    """A GeoTIFF's pixels and georeference."""
 
     bands: NDArray[np.uint8]  # (bands, height, width)
-    origin: tuple[float, float]  # x, y of the north-west corner, in metres
-    pixel: tuple[float, float]  # width, height of a pixel in metres
+    origin: tuple[float, float]  # x and y of the north-west corner, in the CRS's units
+    pixel_size: tuple[float, float]  # width and height of a pixel, in the CRS's units
     crs: CRS | None
 
 
 def read_tile(path: Path) -> Tile:
-    """Read a GeoTIFF, every pixel of it, so that a damaged one is found.
+    """Read a whole GeoTIFF, so that damage anywhere in it is found.
 
     Raises:
-        UserError: missing, no raster, or truncated; the message names the file.
+        UserError: the file is missing, damaged or not a raster.
     """
     try:
-        with rasterio.open(path) as file:
+        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as file:
             transform = file.transform
             return Tile(
                 bands=file.read(),
                 origin=(transform.c, transform.f),
-                pixel=(transform.a, -transform.e),
+                pixel_size=(transform.a, -transform.e),
                 crs=file.crs,
             )
     except RasterioError as error:
-        raise UserError(f"{path}: cannot be read ({_cause(error)}); fetch it again") from None
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); fetch it again") from None
 
 
-def _cause(error: BaseException) -> str:
-    """GDAL's own words: rasterio keeps them as the cause of "Read failed"."""
+def reason_of(error: BaseException) -> str:
+    """GDAL's own message: rasterio keeps it as the cause of its "Read failed"."""
     return str(error.__cause__ or error).splitlines()[0]

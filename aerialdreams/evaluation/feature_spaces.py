@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aerialdreams.data.images import images_to_tensor
 from aerialdreams.models.segmenter import load_segmenter
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import EvaluateFid
 from aerialdreams.util.download import have_file
 

@@ -1,8 +1,8 @@
-"""IGN's published segmenter for FLAIR, without the libraries that it was made with.
+"""IGN's published segmenter for FLAIR, reimplemented without its original libraries.
 
 `IGNF/FLAIR-INC_rgb_15cl_resnet34-unet` is a U-Net of segmentation_models.pytorch (MIT licence) on
-a ResNet-34 (He et al. 2015, arXiv 1512.03385). That library needs torchvision; its parts are named
-here as there, so that the weights fit.
+a ResNet-34 (He et al. 2015, arXiv 1512.03385). That library needs torchvision. Modules
+have the same names here, so that the published weights load.
 """
 
 import json
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from aerialdreams.data.flair import CLASS_COUNT
 from aerialdreams.errors import UserError
 
-# Of raw RGB in 0..255, from the model's card.
+# Of RGB in 0..255, from the model card.
 MEAN = (105.08, 110.87, 101.82)
 
 
 DEVIATION = (52.17, 45.38, 44.00)
 
 
-PREFIX = "model.seg_model."  # of the names in IGN's checkpoint
+PREFIX = "model.seg_model."  # of weight names in IGN's checkpoint
 
 
 LEVELS = ((64, 3), (128, 4), (256, 6), (512, 3))  # of a ResNet-34: channels, blocks
@@ -66,7 +66,7 @@ class _Encoder(nn.Module):
             inputs = channels
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Levels at a half to a 32nd of the resolution."""
+        """Feature maps at 1/2 to 1/32 of the resolution."""
         levels = [torch.relu(self.bn1(self.conv1(x)))]
         x = nn.functional.max_pool2d(levels[0], 3, 2, 1)
         for number in range(1, len(LEVELS) + 1):
@@ -82,7 +82,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class _Up(nn.Module):
-    """A level of the decoder: twice the resolution, joined with the encoder's level there."""
+    """A decoder level: doubles the resolution and concatenates the encoder's level."""
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _Decoder(nn.Module):
 
 
 class IgnSegmenter(nn.Module):
-    """IGN's U-Net, called as our own `Segmenter` is."""
+    """IGN's U-Net, with the interface of `Segmenter`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,36 +127,41 @@ class IgnSegmenter(nn.Module):
             images: RGB in -1..1, shape (batch, 3, height, width), sides divisible by 32.
 
         Returns:
-            Shape (batch, 19, height, width); channel = class id - 1. Classes 15, 16, 17 and 19,
-            which it was not taught, never win.
+            Shape (batch, 19, height, width); channel = class id - 1. It was not
+            trained on classes 15, 16, 17 and 19 and never predicts them.
         """
         logits: Tensor = self.segmentation_head(self.decoder(self.encoder(_normalised(images))))
         return logits
 
+    @property
+    def num_classes(self) -> int:
+        """Classes of FLAIR's table."""
+        return CLASS_COUNT
+
     def features(self, images: Tensor) -> Tensor:
-        """What the judge sees of images: means of its deepest level, (batch, 512)."""
+        """Features of images: the means of the deepest level, shape (batch, 512)."""
         deepest: Tensor = self.encoder(_normalised(images))[-1]
         return deepest.mean((2, 3))
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors into a folder that is there."""
+        """Write config.json and model.safetensors into an existing folder."""
         config = json.dumps({"kind": "ign", "classes": CLASS_COUNT}, indent=2)
         (folder / "config.json").write_text(config + "\n")
         save_file(self.state_dict(), folder / "model.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> "IgnSegmenter":
-        """Read what `save` wrote."""
+        """Load what `save` wrote."""
         model = cls()
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> "IgnSegmenter":
-        """Read IGN's file.
+        """Load IGN's published file.
 
         Raises:
-            UserError: its weights are not those of this network.
+            UserError: the file is damaged or holds other weights.
         """
         model = cls()
         try:
@@ -164,7 +169,7 @@ class IgnSegmenter(nn.Module):
             saved = saved.get("state_dict", saved)
             weights = {k.removeprefix(PREFIX): v for k, v in saved.items() if k.startswith(PREFIX)}
             model.load_state_dict(weights)
-        except Exception as error:  # pickle, zip, torch and wrong types: all are a wrong file
+        except Exception as error:  # of pickle, zipfile or torch, or wrong types: a wrong file
             message = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: not the weights of IGN's segmenter ({message})") from None
         return model.eval()

@@ -1,4 +1,4 @@
-"""The judge: a U-Net that reads land cover from an image, our own small one or IGN's."""
+"""Segmenters: U-Nets that predict land cover from an image. One is the judge of an evaluation."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,71 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from aerialdreams.data.flair import CLASS_COUNT
 from aerialdreams.errors import UserError
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.paths import SEGMENTER
 
 
+class Segmenter(nn.Module):
+    """A U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with batch normalisation.
+
+    Batch normalisation, unlike group or instance normalisation, keeps colours comparable between
+    images.
+
+    Args:
+        channels: width of each level; each level has half the resolution of the one above.
+        num_classes: classes of the land-cover table.
+    """
+
+    def __init__(self, channels: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.channels, self.num_classes = list(channels), num_classes
+        pairs = list(zip([3, *channels], channels, strict=False))
+        self.down = nn.ModuleList(_block(inputs, outputs) for inputs, outputs in pairs)
+        self.up = nn.ModuleList(
+            _block(below + here, here)
+            for below, here in zip(channels[:0:-1], channels[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(channels[0], num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classes.
+
+        Args:
+            images: RGB in -1..1, shape (batch, 3, height, width), sides divisible by
+                2 ** (levels - 1).
+
+        Returns:
+            Shape (batch, classes, height, width); channel = class id - 1.
+        """
+        *skips, x = self._levels(images)
+        for block, skip in zip(self.up, reversed(skips), strict=True):
+            x = nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = block(torch.cat([x, skip], 1))
+        logits: Tensor = self.head(x)
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features of images: the means of the deepest level, shape (batch, channels[-1])."""
+        return self._levels(images)[-1].mean((2, 3))
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the encoder's levels, from full to lowest resolution."""
+        levels, x = [], images
+        for number, block in enumerate(self.down):
+            x = block(nn.functional.avg_pool2d(x, 2) if number else x)
+            levels.append(x)
+        return levels
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors into an existing folder."""
+        config = {"channels": self.channels, "classes": self.num_classes}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file(self.state_dict(), folder / "model.safetensors")
+
+
 def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """Two convolutions, each with batch normalisation and SiLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -25,62 +83,8 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-class Segmenter(nn.Module):
-    """U-Net (Ronneberger et al. 2015) with batch normalisation, which leaves colours comparable
-    from image to image.
-
-    Args:
-        channels: width of each level; each level has half the last one's resolution.
-    """
-
-    def __init__(self, channels: list[int]) -> None:
-        super().__init__()
-        self.channels = list(channels)
-        pairs = list(zip([3, *channels], channels, strict=False))
-        self.down = nn.ModuleList(_block(inputs, outputs) for inputs, outputs in pairs)
-        self.up = nn.ModuleList(
-            _block(below + here, here)
-            for below, here in zip(channels[:0:-1], channels[-2::-1], strict=True)
-        )
-        self.head = nn.Conv2d(channels[0], CLASS_COUNT, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of the classes.
-
-        Args:
-            images: RGB in -1..1, shape (batch, 3, height, width), sides divisible by
-                2 ** (levels - 1).
-
-        Returns:
-            Shape (batch, 19, height, width); channel = class id - 1.
-        """
-        *skips, x = self._levels(images)
-        for block, skip in zip(self.up, reversed(skips), strict=True):
-            x = nn.functional.interpolate(x, scale_factor=2, mode="nearest")
-            x = block(torch.cat([x, skip], 1))
-        logits: Tensor = self.head(x)
-        return logits
-
-    def features(self, images: Tensor) -> Tensor:
-        """What the judge sees of images: means of its deepest level, (batch, channels[-1])."""
-        return self._levels(images)[-1].mean((2, 3))
-
-    def _levels(self, images: Tensor) -> list[Tensor]:
-        levels, x = [], images
-        for number, block in enumerate(self.down):
-            x = block(nn.functional.avg_pool2d(x, 2) if number else x)
-            levels.append(x)
-        return levels
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors into a folder that is there."""
-        config = json.dumps({"channels": self.channels, "classes": CLASS_COUNT}, indent=2)
-        (folder / "config.json").write_text(config + "\n")
-        save_file(self.state_dict(), folder / "model.safetensors")
-
-
 def load_segmenter(folder: Path = SEGMENTER) -> Segmenter | IgnSegmenter:
-    """Read a segmenter that was saved.
+    """Load a segmenter that was saved, in evaluation mode.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -89,7 +93,7 @@ def load_segmenter(folder: Path = SEGMENTER) -> Segmenter | IgnSegmenter:
         config = json.loads((folder / "config.json").read_text())
         if config.get("kind") == "ign":
             return IgnSegmenter.load(folder)
-        model = Segmenter(config["channels"])
+        model = Segmenter(config["channels"], config["classes"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         message = str(error).splitlines()[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.osm.knowledge import LEVELS, OUTLINED, Boundary, Knowledge
 from aerialdreams.params import OsmMetadata
 
@@ -47,7 +47,7 @@ def locate(patches: pd.DataFrame, known: Knowledge, stage: OsmMetadata) -> list[
         nearest to its centre, and what lies in its square: `features` (number by key=value),
         `buildings`, `waterways`. Null or empty where OSM has nothing.
     """
-    side = SIDE * PIXEL
+    side = PATCH_SIZE * PIXEL_SIZE
     x, y = patches["origin_x"].to_numpy(), patches["origin_y"].to_numpy()
     squares = shapely.box(x, y - side, x + side, y)
     centres = shapely.points(x + side / 2, y - side / 2)
@@ -103,7 +103,7 @@ def _shares(square: shapely.Geometry, areas: list[Boundary]) -> list[dict[str, A
     shares = []
     for area in areas:
         inside = float(shapely.area(shapely.intersection(square, area.outline)))
-        share = round(inside / (SIDE * PIXEL) ** 2, 4)
+        share = round(inside / (PATCH_SIZE * PIXEL_SIZE) ** 2, 4)
         if share > 0:
             shares.append({"commune": area.name, "insee": area.code, "share": share})
     return sorted(shares, key=lambda s: (-s["share"], s["insee"] or "", s["commune"]))

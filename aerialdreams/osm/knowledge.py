@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform, transform_bounds
 
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 
 LAMBERT, DEGREES = CRS.from_epsg(2154), CRS.from_epsg(4326)
 
@@ -109,7 +109,7 @@ class Knowledge:
 
 def zones_of(index: pd.DataFrame) -> list[tuple[Zone, pd.DataFrame]]:
     """Each zone of the patch index with its patches, in order of their first patch."""
-    side = SIDE * PIXEL
+    side = PATCH_SIZE * PIXEL_SIZE
     zones = []
     for (domain, name), patches in index.groupby(["domain", "zone"], sort=False):
         x, y = patches["origin_x"], patches["origin_y"]

@@ -17,17 +17,20 @@ LOCK = Path("dvc.lock")
 
 
 def training_identity(
-    params: Mapping[str, Any], inputs: Iterable[Path], script: str, rooms: Iterable[str]
+    params: Mapping[str, Any], inputs: Iterable[Path], scripts: Iterable[str], rooms: Iterable[str]
 ) -> dict[str, Any]:
-    """What decides the weights of a training; see `training.checkpoint.checkpoint_path`.
+    """What decides the weights of a training; see `util.scratch.work_folder`.
 
     Args:
         params: those that decide the weights, by name.
         inputs: files and folders that the stage reads.
-        script: the stage's `__file__`.
+        scripts: the stage's `__file__`, and those of other modules that decide the weights.
         rooms: the folders of the package whose code decides the weights.
     """
-    files = [Path(script), *(p for room in rooms for p in sorted((PACKAGE / room).glob("*.py")))]
+    files = [
+        *map(Path, scripts),
+        *(p for room in rooms for p in sorted((PACKAGE / room).glob("*.py"))),
+    ]
     return {
         "params": dict(params),
         "inputs": {path.as_posix(): input_md5(path) for path in inputs},

@@ -7,12 +7,16 @@ from typing import NoReturn
 
 from aerialdreams.errors import FAILED, INTERRUPTED
 
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SHUTDOWN_TIMEOUT = 120  # seconds for the processes to finish their step and save
 
 
 def is_launched() -> bool:
-    """Whether this process is one rank of several, started by us, torchrun or accelerate."""
-    return "RANK" in os.environ
+    """Whether this process is one rank of several, started by us, torchrun or accelerate.
+
+    A container platform may set RANK or WORLD_SIZE alone; a launcher sets all of these.
+    """
+    return all(name in os.environ for name in LAUNCHER_VARIABLES)
 
 
 def launch_processes(module: str, count: int) -> NoReturn:

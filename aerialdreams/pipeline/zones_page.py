@@ -4,7 +4,7 @@ from html import escape
 
 import pandas as pd
 
-from aerialdreams.data.flair import PIXEL, SIDE
+from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 
 CELL = 14  # pixels of a patch in its zone's grid
 
@@ -82,7 +82,7 @@ def _zone(name: str, rows: pd.DataFrame) -> str:
     )
     if None in communes:
         keys += f'<p><span class="key" style="background:{UNKNOWN}"></span>not known</p>'
-    area = len(rows) * (SIDE * PIXEL / 1000) ** 2
+    area = len(rows) * (PATCH_SIZE * PIXEL_SIZE / 1000) ** 2
     return (
         f'<div class="zone" id="{escape(name)}"><h2>{escape(name)}, {len(rows)} patches,'
         f' {area:.2f} km²</h2><svg width="{width}" height="{height}">{cells}</svg>{keys}'

@@ -9,7 +9,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from aerialdreams.data.flair import METADATA, PIXEL, SIDE
+from aerialdreams.data.flair import METADATA, PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.params import Runtime, Sample
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.sample.ground import ZoneGround, write_ground
@@ -95,7 +95,10 @@ def draw_zone(task: ZoneTask) -> tuple[ZoneGround, dict[str, Any]]:
         row, column = divmod(number, task.side)
         patch = f"{task.first + number:06d}"
         west, north = task.west + column * PATCH, task.north - row * PATCH
-        part = np.s_[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE]
+        part = np.s_[
+            row * PATCH_SIZE : (row + 1) * PATCH_SIZE,
+            column * PATCH_SIZE : (column + 1) * PATCH_SIZE,
+        ]
         _write(folder / f"img/IMG_{patch}.tif", bands[:, *part], west, north, "EPSG:2154")
         _write(folder / f"msk/MSK_{patch}.tif", mask[None, *part], west, north, MASK_CRS)
         metadata[f"IMG_{patch}"] = _metadata(task, west + PATCH / 2, north - PATCH / 2, rng)
@@ -124,7 +127,13 @@ def _metadata(task: ZoneTask, x: float, y: float, rng: np.random.Generator) -> d
 
 
 def _write(path: Path, bands: NDArray[np.uint8], west: float, north: float, crs: str) -> None:
-    profile = {"driver": "GTiff", "dtype": "uint8", "width": SIDE, "height": SIDE, "crs": crs}
-    profile |= {"count": len(bands), "transform": from_origin(west, north, PIXEL, PIXEL)}
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "width": PATCH_SIZE,
+        "height": PATCH_SIZE,
+        "crs": crs,
+    }
+    profile |= {"count": len(bands), "transform": from_origin(west, north, PIXEL_SIZE, PIXEL_SIZE)}
     with rasterio.open(path, "w", **profile, compress="zstd", zstd_level=3, predictor=2) as file:
         file.write(bands)

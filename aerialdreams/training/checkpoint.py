@@ -1,7 +1,5 @@
-"""Checkpoints: what identifies a training, saving and resuming it, and stopping it by a signal."""
+"""Checkpoints: saving and resuming a training, and stopping it by a signal."""
 
-import hashlib
-import json
 import os
 import signal
 import sys
@@ -14,54 +12,8 @@ from typing import Any, Self
 import torch
 
 from aerialdreams.errors import WorkError
-from aerialdreams.util.files import write_json
 
 CPU = torch.device("cpu")
-
-
-def checkpoint_path(folder: Path, name: str, identity: Mapping[str, Any]) -> Path:
-    """Path of the checkpoint of a training, named after all that decides its weights.
-
-    A training whose params, data or algorithm version differ has another path, so that it never
-    resumes from weights that are not its own. If there is no checkpoint for this training but some
-    for similar ones, prints what differs.
-
-    Args:
-        folder: where checkpoints are kept.
-        name: the training's name.
-        identity: what decides the weights, as JSON values. What only changes how the work is done
-            (logging, number of processes, micro-batches) does not belong here.
-    """
-    text = json.dumps(identity, sort_keys=True, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = folder / f"{name}-{key}.pt"
-    if not path.exists():
-        for other in sorted(folder.glob(f"{name}-{'[0-9a-f]' * 16}.json")):
-            if other.with_suffix(".pt").exists():
-                print(
-                    f"{name}: not resuming from {other.with_suffix('.pt')}:"
-                    f" {_differences(json.loads(other.read_text()), json.loads(text))}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    write_json(path.with_suffix(".json"), json.loads(text))
-    return path
-
-
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """What differs between the identities of two trainings, in words."""
-    lines = []
-    for key in sorted(theirs.keys() | ours.keys()):
-        a, b = theirs.get(key), ours.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += [
-                f"{key}.{name} is {b.get(name)!r}, the checkpoint's is {a.get(name)!r}"
-                for name in sorted(a.keys() | b.keys())
-                if a.get(name) != b.get(name)
-            ]
-        elif a != b:
-            lines.append(f"{key} is {b!r}, the checkpoint's is {a!r}")
-    return "; ".join(lines)
 
 
 class Checkpoint:
@@ -71,7 +23,7 @@ class Checkpoint:
     not wait for the disk. The last two checkpoints are kept.
 
     Args:
-        path: the file; see `checkpoint_path`.
+        path: the file, in a folder of its own training; see `util.scratch.work_folder`.
         parts: objects with `state_dict` and `load_state_dict`, by name.
         device: where the parts are restored to.
     """
@@ -130,12 +82,6 @@ class Checkpoint:
             reason = (str(self._error).splitlines() or [type(self._error).__name__])[0]
             self._error = None
             raise WorkError(f"{self.path}: cannot be written ({reason}); free some space") from None
-
-    def remove(self) -> None:
-        """Delete the checkpoints: the training's output is in place."""
-        self.wait()
-        for path in (self.path, self.previous, self.path.with_suffix(".json")):
-            path.unlink(missing_ok=True)
 
     def _write(self, state: dict[str, Any]) -> None:
         partial = self.path.with_suffix(".partial")

@@ -8,11 +8,11 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from aerialdreams.data.images import images_to_tensor
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import load_controlnet, new_controlnet
 from aerialdreams.models.stable_diffusion import StableDiffusion, encode_tokens
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.latents import Sample, TrainingSource
 from aerialdreams.training.losses import diffusion_loss, prediction_target

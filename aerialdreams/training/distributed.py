@@ -1,6 +1,7 @@
 """Distributed training: this process's rank, and what ranks agree on."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -77,5 +78,6 @@ def init_distributed(world_size: int) -> Distributed:
     if world_size == 1:
         return SINGLE_PROCESS
     # On GPUs the default group is NCCL's, in which every flag would synchronise the GPU.
-    group = torch.distributed.new_group(backend="gloo")
+    # Ranks wait here while rank 0 validates, samples images or writes outputs, for hours perhaps.
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
     return Distributed(torch.distributed.get_rank(), world_size, group)

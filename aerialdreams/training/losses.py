@@ -78,14 +78,18 @@ def vae_loss(decoded: Tensor, images: Tensor, kl: Tensor, kl_weight: float) -> T
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of a segmenter, weighted by class.
+    """Cross-entropy of a segmenter: the mean over all pixels, weighted by class.
+
+    The mean is taken here and not by `cross_entropy`, whose own has no deterministic form on CUDA.
 
     Args:
         logits: (batch, classes, height, width).
         masks: class ids from 1, (batch, height, width).
         weights: of each class, (classes,); see `class_weights`.
     """
-    return torch.nn.functional.cross_entropy(logits, masks.long() - 1, weights)
+    targets = masks.long() - 1
+    losses = torch.nn.functional.cross_entropy(logits, targets, weights, reduction="none")
+    return losses.sum() / weights[targets].sum()
 
 
 def class_weights(masks: Iterable[NDArray[np.uint8]]) -> Tensor:

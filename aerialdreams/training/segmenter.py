@@ -18,8 +18,8 @@ from aerialdreams.data.augmentation import (
     jitter_colours,
     orient,
 )
-from aerialdreams.data.images import images_to_tensor
 from aerialdreams.models.segmenter import Segmenter
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import batch_indices, load_batches
 from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve
@@ -42,6 +42,7 @@ class SegmenterSettings:
     Attributes:
         seed: of weights and draws.
         channels: width of each level of the U-Net.
+        num_classes: classes of the land-cover table.
         steps: training steps.
         batch_size: patches of a step.
         learning_rate: peak learning rate.
@@ -49,12 +50,13 @@ class SegmenterSettings:
 
     seed: int
     channels: list[int]
+    num_classes: int
     steps: int
     batch_size: int
     learning_rate: float
 
     def identity(self) -> dict[str, object]:
-        """For `checkpoint_path`."""
+        """What decides the weights, for `util.scratch.work_folder`."""
         return asdict(self)
 
 
@@ -62,36 +64,39 @@ def train_segmenter(
     patches: SegmentationPatches,
     class_weights: Tensor,
     settings: SegmenterSettings,
-    checkpoint_file: Path,
+    folder: Path,
     checkpoint_every: int,
     workers: int,
     device: torch.device,
-) -> tuple[Segmenter, LossCurve, Checkpoint]:
+) -> tuple[Segmenter, LossCurve]:
     """Train a segmenter, or resume from its checkpoint.
 
     Args:
         patches: the training set.
         class_weights: (classes,); see `losses.class_weights`.
         settings: see the class.
-        checkpoint_file: see `checkpoint_path`.
+        folder: where its checkpoints are kept; see `util.scratch.work_folder`.
         checkpoint_every: steps between checkpoints.
         workers: data loader processes; 0 reads patches in this process.
         device: where to train.
 
     Returns:
-        The segmenter, its losses, and its checkpoint, to be removed when the output is written.
+        The segmenter, in evaluation mode, and its losses.
 
     Raises:
         KeyboardInterrupt: SIGTERM or SIGINT came; the current step is finished and saved.
         WorkError: the loss is not finite, or a checkpoint cannot be written.
     """
     torch.manual_seed(settings.seed)
-    model, losses = Segmenter(settings.channels).to(device), LossCurve("segmenter")
+    model, losses = (
+        Segmenter(settings.channels, settings.num_classes).to(device),
+        LossCurve("segmenter"),
+    )
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
     class_weights = class_weights.to(device)
     warmup_steps = min(WARMUP_STEPS, settings.steps // 4)
     parts = {"model": model, "optimizer": optimizer, "losses": losses}
-    checkpoint = Checkpoint(checkpoint_file, parts, device)
+    checkpoint = Checkpoint(folder / "segmenter.pt", parts, device)
     start = checkpoint.restore()
     batches = load_batches(SegmenterBatches(patches, settings), start, settings.steps, workers)
     with StopSignal() as stop:
@@ -122,7 +127,7 @@ def train_segmenter(
                 checkpoint.wait()
                 raise KeyboardInterrupt
     checkpoint.wait()
-    return model.eval(), losses, checkpoint
+    return model.eval(), losses
 
 
 class SegmenterBatches(TorchDataset[tuple[Tensor, Tensor]]):

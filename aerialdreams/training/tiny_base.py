@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from aerialdreams.data.images import images_to_tensor
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import batch_indices, draw_noise, draw_vae_noise, drop_captions
 from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve

@@ -53,29 +53,6 @@ def _put(folder: Path, path: Path) -> None:
     shutil.move(folder, path)
 
 
-@contextmanager
-def resumable_folder(path: Path, scratch: Path, key: str) -> Iterator[Path]:
-    """Fill a folder over several runs, and move it to its place when it is whole.
-
-    Args:
-        path: its place.
-        scratch: where it lies until then, `NAME.KEY`. Those of other keys are removed.
-        key: fingerprint of the work, so that a run goes on with files of its own only.
-
-    Yields:
-        The folder, with what a killed run left: each file that bears its name there is whole.
-    """
-    kept = scratch / f"{path.name}.{key}"
-    for other in scratch.glob(f"{path.name}.*"):
-        if other != kept:
-            shutil.rmtree(other)
-    kept.mkdir(parents=True, exist_ok=True)
-    yield kept
-    for partial in kept.rglob("*.partial"):
-        partial.unlink()
-    _put(kept, path)
-
-
 def write_json(path: Path, value: object) -> None:
     """Write JSON that reads well and has the same bytes every time."""
     with atomic_file(path) as partial:

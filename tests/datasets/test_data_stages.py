@@ -118,7 +118,7 @@ def test_six_real_patches_through_to_the_dataset(
     known = as_tiles(shared, real_raw, params)
     domains = {"validation_domains": ["D004_2021"], "test_domains": ["D064_2021", "D068_2021"]}
     six = changed(params, patch_index=domains)
-    assert patch_index.main(six).endswith("6 patches (3 train, 1 validation, 2 test), 0 set aside")
+    assert patch_index.main(six).endswith("6 patches (3 train, 1 validation, 2 test), 0 rejected")
     for stage in (tiff_to_png, lut_masks, class_percentages):
         stage.main(six)
     ids = read_index()["patch_id"].tolist()

@@ -1,4 +1,4 @@
-"""patch-index: the real patches come out right, a bad one is set aside with its reason."""
+"""patch-index: the real patches come out right, a bad one is rejected with its reason."""
 
 import csv
 import os
@@ -63,7 +63,7 @@ def wider(path: Path) -> None:
 
 
 def test_real_patches(real_raw: Path, real: Params) -> None:
-    assert patch_index.main(real) == "3 patches (1 train, 1 validation, 1 test), 0 set aside"
+    assert patch_index.main(real) == "3 patches (1 train, 1 validation, 1 test), 0 rejected"
     index = read_index().set_index("patch_id")
     row = index.loc["000473"]
     assert (row["domain"], row["zone"], row["split"]) == ("D004_2021", "Z6_NU", "validation")
@@ -106,7 +106,7 @@ def test_real_patches(real_raw: Path, real: Params) -> None:
 )
 def test_one_bad_patch_is_set_aside(real_raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
     harm(*add_patch(real_raw, "999999"))
-    assert patch_index.main(real).endswith("1 set aside")
+    assert patch_index.main(real).endswith("1 rejected")
     assert read_index()["patch_id"].tolist() == ["000473", "034217", "084558"]
     (row,) = rejected()
     assert row["patch_id"] == "999999"
@@ -158,7 +158,7 @@ def test_missing_or_broken_metadata(real_raw: Path, real: Params) -> None:
 def test_an_empty_folder(workdir: Path, real: Params) -> None:
     (workdir / "data/raw").mkdir(parents=True)
     (workdir / "data/raw/flair-1_metadata_aerial.json").write_text("{}")
-    with pytest.raises(UserError, match=r"data/raw: no IMG_nnnnnn\.tif"):
+    with pytest.raises(UserError, match=r"data/raw: has no IMG_nnnnnn\.tif"):
         patch_index.main(real)
 
 
@@ -169,6 +169,6 @@ def test_an_image_of_another_projection_is_a_flaw(real_raw: Path) -> None:
         patch_index.image_flaw(tile._replace(crs=CRS.from_epsg(32631)))
         == "EPSG:32631, not EPSG:2154"
     )
-    assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel=(0.5, 0.5))))
+    assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel_size=(0.5, 0.5))))
     wide = tile._replace(bands=tile.bands.astype(np.uint16))
     assert "uint16" in str(patch_index.image_flaw(wide))

@@ -18,7 +18,7 @@ def test_a_real_tile(shared: Path) -> None:
     assert tile.bands.shape == (5, 512, 512)
     assert tile.crs is not None and tile.crs.to_epsg() == 2154
     assert tile.origin == pytest.approx((961436.8, 6329262.4), abs=1e-6)
-    assert tile.pixel == pytest.approx((0.2, 0.2))
+    assert tile.pixel_size == pytest.approx((0.2, 0.2))
 
 
 def test_a_real_masks_crs_has_no_code(shared: Path) -> None:

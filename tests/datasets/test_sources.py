@@ -80,7 +80,7 @@ def test_all_of_flair_from_igns_storage(site: Site, shared: Path, params: Params
     assert [s["sha256"] for s in sources] == [
         hashlib.sha256(site.files[name]).hexdigest() for name in raw_patches.STORED["full"]
     ]
-    assert not list(Path("scratch").glob("raw.*"))
+    assert not any(path.is_dir() for path in Path("scratch").glob("raw-*"))
     # Nothing is fetched twice, and the same comes out.
     asked = len(site.requests)
     raw_patches.main(full(params, site))

@@ -15,12 +15,11 @@ from rasterio.crs import CRS
 
 from aerialdreams import Painter
 from aerialdreams.cli import main
+from aerialdreams.data.georeference import LAMBERT_93, GeoReference
 from aerialdreams.data.images import read_image, write_mask
 from aerialdreams.data.land_cover import mask_to_rgb
-from aerialdreams.data.mask_files import UserMask, nearest_class_ids, read_user_mask, resample_mask
-from aerialdreams.data.rasters import LAMBERT_93, GeoReference, write_geotiff, write_vrt
+from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.data.tiles import read_tile
-from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.models.controlnet import load_controlnet
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
@@ -28,6 +27,7 @@ from aerialdreams.params import Params, load_params
 from aerialdreams.paths import CONTROLNET
 from aerialdreams.util.files import dvc_md5
 from stages import generate_validation
+from tests.conftest import ROOT
 from tests.tiny import conditioning_of, info_of, new_model, sampling_of
 from tests.training.test_train_controlnet import (  # noqa: F401  (prepared is a fixture)
     environment,
@@ -120,7 +120,7 @@ def test_validation_images_and_a_run_that_was_cut(
     with rasterio.open(folder / "validation/masks/D014_2020-Z1_UA.vrt") as zone:
         assert (zone.width, zone.height) == (4 * 32, 32)
     whole = dvc_md5(folder)
-    assert list(workdir.glob("scratch/generated.*")) == []
+    assert not any(path.is_dir() for path in workdir.glob("scratch/generated-*"))
 
     # Killed after two batches, the next run makes the rest.
     generate, batches = generate_validation.generate_outputs, list[Any]()
@@ -134,7 +134,7 @@ def test_validation_images_and_a_run_that_was_cut(
     monkeypatch.setattr(generate_validation, "generate_outputs", counted)
     with pytest.raises(KeyboardInterrupt):
         generate_validation.main(params)
-    (kept,) = workdir.glob("scratch/generated.*")
+    (kept,) = (path for path in workdir.glob("scratch/generated-*") if path.is_dir())
     assert len(list(kept.rglob("IMG_*.png"))) == 6
     generate_validation.main(params)  # the count is past the kill's
     assert dvc_md5(folder) == whole
@@ -194,7 +194,7 @@ def test_the_command_paints_a_real_mask(
     with pytest.raises(SystemExit) as ended:
         main(["generate", str(real), "--output", "out.tif", "--steps", "2", "--seed", "1"])
     assert ended.value.code == 0
-    assert "out.tif: 32 x 32 pixels of 3.20 m painted" in capsys.readouterr().out
+    assert "out.tif: 32 x 32 pixels of 3.20 m generated" in capsys.readouterr().out
     with rasterio.open("out.tif") as ours, rasterio.open(real) as theirs:
         assert np.allclose(ours.bounds, theirs.bounds, atol=1e-6)
         assert ours.crs == theirs.crs
@@ -213,63 +213,55 @@ def test_the_command_paints_a_real_mask(
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("arguments", "message"),
     [
-        (lambda p, c: None, r"mask\.png: not found"),
-        (lambda p, c: p.write_text("no picture"), r"mask\.png: cannot be read as a mask"),
-        (lambda p, c: write_mask(p, np.full((8, 8), 20, np.uint8), c), r"of 20, which is no class"),
-        (lambda p, c: Image.new("RGB", (8, 8), (1, 2, 3)).save(p), r"100\.0% of its pixels have a"),
-    ],
-)  # fmt: skip
-def test_a_wrong_mask_is_named(make, message: str, tmp_path: Path, params: Params) -> None:  # type: ignore[no-untyped-def]
-    make(tmp_path / "mask.png", params.classes)
-    with pytest.raises(UserError, match=message):
-        read_user_mask(tmp_path / "mask.png", params.classes, 0.01)
-
-
-@pytest.mark.parametrize(
-    ("crs", "transform", "message"),
-    [
-        ("EPSG:4326", Affine(1e-5, 0, 2.3, 0, -1e-5, 48.8), "its CRS is in degrees; warp it first"),
-        ("EPSG:3857", Affine(1, 0, 9, 0, -1, 9), "EPSG:3857 stretches the ground"),
-        ("EPSG:2263", Affine(1, 0, 9, 0, -1, 9), "its CRS is in US survey foot"),
-        ("EPSG:2154", Affine(1, 0, 9, 0, -2, 9), "its pixels are 1 x 2"),
-        ("EPSG:2154", Affine(1, 0, 9, 0, 1, 9), "is turned or mirrored against its CRS"),
-        ("EPSG:2154", Affine(0.9, 0.1, 9, 0.1, -0.9, 9), "is turned or mirrored"),
-        ("EPSG:2154", Affine(1, 0, 9, 0, -1, 9), ""),
-        (None, Affine(1, 0, 9, 0, -1, 9), ""),
+        (["--pixel", "nan"], "--pixel: 'nan' is not a number"),
+        (["--pixel", "inf"], "--pixel: 'inf' is not a number"),
+        (["--pixel", "-0.2"], "--pixel"),
+        (["--pixel", "0"], "--pixel: '0' is not a number above 0"),
+        (["--steps", "0"], "--steps: '0' is not a whole number above 0"),
+        (["--steps=-3"], "--steps: '-3' is not a whole number above 0"),
+        (["--guidance", "nan"], "--guidance: 'nan' is not a number at least 1"),
+        (["--guidance", "0.5"], "--guidance: '0.5' is not a number at least 1"),
+        (["--seed=-1"], "--seed: '-1' is not a whole number from 0"),
+        (["--off-palette", "2"], "--off-palette: '2' is not a number from 0 to 1"),
+        (["--prompt", "Vue a\udce9rienne"], "--prompt"),
+        (["--output", "mask.png"], "--output: mask.png: is the mask, which would be lost"),
+        (["--output", "photo.jpg"], "--output: photo.jpg: must end in .png"),
+        (["--output", "photo.tif"], "must end in .png: the mask has no georeference"),
+        (["--controlnet", "nowhere"], "nowhere/aerialdreams.json: not found"),
     ],
 )
-def test_a_mask_is_taken_in_square_metres_alone(
-    crs: str | None, transform: Affine, message: str, tmp_path: Path, params: Params
+def test_a_wrong_argument_is_one_message(
+    arguments: list[str], message: str, place: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At another scale the photograph would look right, and be wrong."""
-    ids = np.ones((8, 8), np.uint8)
-    place = GeoReference(transform, rasterio.crs.CRS.from_string(crs) if crs else None)
-    path = tmp_path / "mask.tif"
-    write_geotiff(path, ids, place, {}, params.classes)
-    if not message:
-        assert read_user_mask(path, params.classes, 0.01).placed == place
-        return
-    with pytest.raises(UserError, match=message):
-        read_user_mask(path, params.classes, 0.01)
+    write_mask(Path("mask.png"), np.full((32, 32), 5, np.uint8), place.classes)
+    before = Path("mask.png").read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "mask.png", "--steps", "1", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert Path("mask.png").read_bytes() == before
+    assert sorted(path.name for path in Path().glob("*photograph*")) == []
 
 
-def test_colours_snap_to_the_nearest_class(params: Params) -> None:
-    ids = np.random.default_rng(0).integers(1, 20, (20, 20), np.uint8)
-    rgb = mask_to_rgb(ids, params.classes)
-    assert nearest_class_ids(rgb, params.classes)[1] == 0
-    rgb[0, 0] = np.clip(rgb[0, 0].astype(int) + 2, 0, 255)
-    snapped, off = nearest_class_ids(rgb, params.classes)
-    assert np.array_equal(snapped, ids) and off == pytest.approx(1 / 400)
+def test_what_is_no_land_stays_transparent(place: Params) -> None:
+    source = ROOT / "tests/data/masks/transparent_outside/rgb_nodata0.tif"
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", str(source), "--output", "out.tif", "--steps", "1"])
+    assert ended.value.code == 0
+    with rasterio.open("out.tif") as file:
+        assert file.colorinterp[3].name == "alpha"
+        assert 0.4 < (file.read(4) > 0).mean() < 0.8  # 4 x 4 pixels of a mask that is 66 % land
 
 
-def test_a_mask_at_another_pixel_size_covers_the_same_ground() -> None:
-    own = UserMask(np.arange(1, 17, dtype=np.uint8).reshape(4, 4), PLACED, 0.0)
-    half = resample_mask(own, 0.4, 0.2)
-    assert half.ids.shape == (2, 2) and set(half.ids.ravel()) <= set(own.ids.ravel())
-    assert half.placed is not None
-    assert half.placed.transform @ (2, 2) == pytest.approx(PLACED.transform @ (4, 4))
+def test_a_world_file_gives_the_scale(place: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "tests/data/masks/georeference_beside"
+    for name in ("world.png", "world.tif", "aux_all.tif"):
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", str(folder / name), "--output", "out.tif", "--steps", "1"])
+        assert ended.value.code == 0
+        assert "out.tif: 4 x 4 pixels of 3.20 m generated" in capsys.readouterr().out
 
 
 def test_the_commands_help_has_examples() -> None:

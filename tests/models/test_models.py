@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from aerialdreams.data.images import images_to_tensor
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
@@ -16,6 +15,7 @@ from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
 from aerialdreams.training.losses import prediction_target
@@ -148,7 +148,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 
 def test_the_judge_survives_its_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    judge = Segmenter([8, 16, 24]).eval()
+    judge = Segmenter([8, 16, 24], 19).eval()
     judge.save(tmp_path)
     images = torch.randn(2, 3, 32, 32)
     again = load_segmenter(tmp_path)

@@ -169,13 +169,13 @@ def test_the_stage_on_real_ground(located: Params) -> None:
         " Provence-Alpes-Côte d'Azur, France.",
         "In Beausoleil. building.",
     ]
-    table = list(csv.DictReader(captions.TABLE.open(encoding="utf-8")))
+    table = list(csv.DictReader(captions.CAPTIONS_TABLE.open(encoding="utf-8")))
     assert [row["patch_id"] for row in table] == rows.index.tolist()
     for row in table:
         first, second = rows.loc[row["patch_id"], "variants"]
         assert row["caption"] == rows.loc[row["patch_id"], "caption"]
         assert row["caption"] in ((first, second) if row["split"] == "train" else (first,))
-    page = captions.PAGE.read_text(encoding="utf-8")
+    page = captions.ZONES_PAGE.read_text(encoding="utf-8")
     assert "12 patches in 4 zones" in page and "OpenStreetMap contributors, ODbL 1.0" in page
     assert page.count("<rect ") == 12 and "Beausoleil</p>" in page
 

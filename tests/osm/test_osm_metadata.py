@@ -22,7 +22,7 @@ from tests.conftest import ROOT, changed
 from tests.overpass_server import Answers, zones
 
 SIDE = 102.4
-# How the README makes an extract of the zones alone.
+# How docs/places.md cuts an extract to the zones.
 OSMIUM_COMMANDS = (
     "osmium tags-filter france.osm.pbf r/admin_level=2,3,4,6,7 -o osm/levels.osm.pbf",
     "osmium extract -p zones.geojson -s smart -S types=any france.osm.pbf -o osm/zones.osm.pbf",
@@ -171,7 +171,7 @@ def test_a_missing_extract_is_named(tmp_path: Path, params: Params) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("osmium"), reason="osmium-tool is not installed")
-def test_an_extract_cut_as_the_readme_says(workdir: Path, shared: Path, params: Params) -> None:
+def test_an_extract_cut_as_the_guide_says(workdir: Path, shared: Path, params: Params) -> None:
     """Cut to the zones with osmium-tool, it says what the whole says."""
     patches = recorded_patches(shared)
     write_index([p for p in patches if p[0][:2] in ("00", "01")])
@@ -191,6 +191,6 @@ def test_an_extract_cut_as_the_readme_says(workdir: Path, shared: Path, params: 
     assert of_cut.astype(str).equals(of_whole.astype(str))
 
 
-def test_the_readme_has_these_commands() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert all(command in readme for command in OSMIUM_COMMANDS)
+def test_the_guide_has_these_commands() -> None:
+    guide = (ROOT / "docs/places.md").read_text()
+    assert all(command in guide for command in OSMIUM_COMMANDS)

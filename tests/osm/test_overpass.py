@@ -156,20 +156,20 @@ def test_an_interrupted_run_goes_on_and_the_output_has_what_it_needs(
     server.faults = ["", "", "400"]
     with pytest.raises(UserError, match="HTTP 400"):
         osm_metadata.main(of_server(params, server))
-    assert not osm_metadata.OSM_METADATA.exists() and not osm_metadata.ANSWERS.exists()
+    assert not osm_metadata.OSM_METADATA.exists() and not osm_metadata.OSM_ANSWERS.exists()
     osm_metadata.main(of_server(params, server))
     assert len(server.queries) == 5
-    whole = dvc_md5(osm_metadata.ANSWERS)
-    assert len(list(osm_metadata.ANSWERS.glob("*.gz"))) == 4
+    whole = dvc_md5(osm_metadata.OSM_ANSWERS)
+    assert len(list(osm_metadata.OSM_ANSWERS.glob("*.gz"))) == 4
     # Fewer zones need fewer; those of an earlier run come back without a question.
     write_index(recorded_patches(shared)[:100])
     osm_metadata.main(of_server(params, server))
-    assert len(list(osm_metadata.ANSWERS.glob("*.gz"))) == 1
+    assert len(list(osm_metadata.OSM_ANSWERS.glob("*.gz"))) == 1
     osm_metadata.main(of_extract(params, shared))
-    assert [path.name for path in osm_metadata.ANSWERS.iterdir()] == ["README.md"]
+    assert [path.name for path in osm_metadata.OSM_ANSWERS.iterdir()] == ["README.md"]
     write_index(recorded_patches(shared))
     osm_metadata.main(of_server(params, server))
-    assert len(server.queries) == 5 and dvc_md5(osm_metadata.ANSWERS) == whole
+    assert len(server.queries) == 5 and dvc_md5(osm_metadata.OSM_ANSWERS) == whole
 
 
 def test_pulled_answers_ask_nothing(

@@ -1,4 +1,4 @@
-"""Experiments as the README has them: each its own run in MLflow, compared in three places."""
+"""Experiments as the guide has them: each its own run in MLflow, compared in three places."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from tests.servers import free_port, wait_for
 
 @pytest.fixture(scope="module")
 def laboratory(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the README's experiments ran, one by itself and two from the queue."""
+    """A project in which the guide's experiments ran, one by itself and two from the queue."""
     place = clone_with_cache(whole, tmp_path_factory.mktemp("laboratory") / "project")
     ended = paste(place, block("dvc exp run -n slower"))
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -41,7 +41,7 @@ def test_pictures_on_a_full_disk(indexed: Params, small_disk: Path) -> None:
     assert "Traceback" not in full.stderr
     assert not Path("data/images").exists()
     assert not list(small_disk.rglob("*.partial"))
-    whole = list(small_disk.glob("scratch/images.*/*.png"))
+    whole = list(small_disk.glob("scratch/images-*/*.png"))
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert stage().returncode == 0
     assert len(list(Path("data/images").glob("*.png"))) == 3

@@ -15,7 +15,8 @@ import pytest
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.params import Params, Runtime
 from aerialdreams.pipeline.parallel import parallel_map
-from aerialdreams.util.files import dvc_md5, resumable_folder
+from aerialdreams.util.files import dvc_md5
+from aerialdreams.util.scratch import resumable_folder
 from stages import lut_masks, patch_index, tiff_to_png
 from tests.conftest import ROOT, changed
 
@@ -82,7 +83,7 @@ def test_a_cluster_makes_the_same_bytes_though_a_worker_dies(
     shutil.rmtree("data/images")
 
     def kill() -> None:
-        while len(list(Path("scratch").glob("images.*/*.png"))) < 8:
+        while len(list(Path("scratch").glob("images-*/*.png"))) < 8:
             time.sleep(0.01)
         workers[0].kill()
 
@@ -117,7 +118,7 @@ def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         list(parallel_map(str, [1], 1, "numbers", runtime))
 
 
-def test_a_kept_folder_goes_on_under_its_key_only(workdir: Path) -> None:
+def test_unfinished_output_is_continued_under_its_key_only(workdir: Path) -> None:
     scratch, place = workdir / "scratch", workdir / "data/images"
     scratch.mkdir()
 
@@ -134,4 +135,5 @@ def test_a_kept_folder_goes_on_under_its_key_only(workdir: Path) -> None:
     assert not place.exists()
     fill("two", "c", fails=False)
     assert sorted(path.name for path in place.iterdir()) == ["b", "c"]
-    assert list(scratch.iterdir()) == []
+    # The other experiment's work is still there.
+    assert [path.name for path in scratch.iterdir() if path.is_dir()] == ["images-one"]

@@ -163,7 +163,7 @@ def finish(folder: Path) -> str:
     process = start(folder)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert not list((folder / "scratch").glob("*.pt"))
+    assert not list((folder / "scratch").rglob("*.pt"))
     return dvc_md5(folder / CONTROLNET)
 
 
@@ -203,10 +203,10 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
     for number, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
         process = start(killed)
         states = killed / "scratch"
-        before = {path: path.stat().st_mtime_ns for path in states.glob("*.pt")}
+        before = {path: path.stat().st_mtime_ns for path in states.rglob("*.pt")}
         wait_for(
             lambda states=states, before=before: any(  # type: ignore[misc]
-                before.get(path) != path.stat().st_mtime_ns for path in states.glob("*.pt")
+                before.get(path) != path.stat().st_mtime_ns for path in states.rglob("*.pt")
             ),
             process,
         )
@@ -238,7 +238,7 @@ def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
     settle(two, steps=50, processes=2)
     finish(one)
     process = start(two)  # stopped once on the way, as where a machine is taken away
-    wait_for(lambda: any((two / "scratch").glob("*.pt")), process)
+    wait_for(lambda: any((two / "scratch").rglob("*.pt")), process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 3
@@ -252,8 +252,10 @@ def trained(folder: Path, **changes: Any) -> list[float]:
     """Losses of a training in this process, step by step."""
     AcceleratorState._reset_state(reset_partial_state=True)
     training = train_controlnet.set_up(settle(folder, **changes))
+    training.checkpoint.path = folder / "controlnet.pt"
     train_controlnet.train(training, None)
-    training.checkpoint.remove()
+    for path in folder.glob("*.pt"):
+        path.unlink()
     return training.losses.values
 
 
@@ -346,13 +348,14 @@ def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
     assert all(torch.equal(first[name], warm[name]) for name in first)
 
 
-def test_a_checkpoint_of_another_experiment_is_left_alone(place: Path) -> None:
-    whole = trained(place, learning_rate=0.001)
-    training = train_controlnet.set_up(settle(place))
-    training.checkpoint.save(20)
-    training.checkpoint.wait()
-    assert trained(place, learning_rate=0.001) == whole
-    assert training.checkpoint.path.exists()
+def test_only_what_decides_the_weights_identifies_a_training(place: Path) -> None:
+    ours = train_controlnet.identity_of(settle(place))
+    how = {"processes": 2, "gradient_accumulation": 2, "gradient_checkpointing": True}
+    assert train_controlnet.identity_of(settle(place, **how, tracking={"log_every": 7})) == ours
+    other = train_controlnet.identity_of(settle(place, learning_rate=0.001))
+    assert other["params"] != ours["params"]
+    assert other | {"params": ours["params"]} == ours
+    assert ours["inputs"]["data/dataset"] == dvc_md5(DATASET)
 
 
 def test_the_embedding_must_fit_the_base(place: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from aerialdreams.data.augmentation import ORIENTATIONS, orient
 from aerialdreams.errors import WorkError
 from aerialdreams.training.batches import batch_indices, drop_captions
-from aerialdreams.training.checkpoint import Checkpoint, StopSignal, checkpoint_path
+from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve, TimestepBins
 from aerialdreams.training.schedule import learning_rate_at
 from aerialdreams.util.torch_setup import configure_torch
@@ -141,21 +141,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     resumed = train(last, 20)
     assert "b.pt: damaged checkpoint" in capsys.readouterr().err
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_a_checkpoint_that_does_not_fit_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ours = {"params": {"learning_rate": 0.003, "seed": 1}, "inputs": {"data/latents": "a.dir"}}
-    path = checkpoint_path(tmp_path, "unet", ours)
-    path.write_bytes(b"saved")
-    assert checkpoint_path(tmp_path, "unet", ours) == path
-    assert capsys.readouterr().err == ""
-    theirs = {"params": {"learning_rate": 0.002, "seed": 1}, "inputs": {"data/latents": "a.dir"}}
-    assert checkpoint_path(tmp_path, "unet", theirs) != path
-    message = capsys.readouterr().err
-    assert f"not resuming from {path}" in message
-    assert message.endswith("params.learning_rate is 0.002, the checkpoint's is 0.003\n")
 
 
 def test_errors_by_band_of_timesteps() -> None:

@@ -1,0 +1,39 @@
+"""`aerialdreams publish`: upload the dataset or the ControlNet to the Hugging Face hub."""
+
+import argparse
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  aerialdreams publish dataset me/flair-captioned --dry-run
+  aerialdreams publish controlnet me/flair-controlnet --private --revision v1"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "publish",
+        help="upload the dataset or the ControlNet to the Hugging Face hub",
+        description="Upload data/dataset or models/controlnet to the Hugging Face hub, after"
+        " checking licence and credits. The token is HF_TOKEN's or that of `hf auth login`.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kind", choices=["dataset", "controlnet"])
+    parser.add_argument("repo", help="repository on the hub, OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", default="main", help="branch (default main)")
+    parser.add_argument("--dry-run", action="store_true", help="list the files, upload nothing")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Upload; gives a summary in numbers.
+
+    Raises:
+        UserError: licence, credits or files are missing, or the hub rejects the token.
+        WorkError: the hub cannot be reached.
+    """
+    from aerialdreams.pipeline.publish import publish
+
+    return publish(args.kind, args.repo, args.private, args.revision, args.dry_run)

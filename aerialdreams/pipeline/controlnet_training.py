@@ -1,0 +1,249 @@
+"""A ControlNet training as train-controlnet sets it up: networks, data, optimizer, checkpoint."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import GradientAccumulationPlugin
+from diffusers.training_utils import EMAModel
+from numpy.typing import NDArray
+
+from aerialdreams.data.contact_sheet import image_grid
+from aerialdreams.data.dataset import Split
+from aerialdreams.errors import UserError
+from aerialdreams.generation.batch import generate_batch, requests_from_split
+from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.sampling import Sampling
+from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.params import Params
+from aerialdreams.training.checkpoint import Checkpoint
+from aerialdreams.training.controlnet import (
+    ControlledUNet,
+    new_controlled_unet,
+    set_memory_options,
+    validation_loss,
+    warm_start,
+)
+from aerialdreams.training.distributed import Distributed, init_distributed
+from aerialdreams.training.latents import (
+    ControlNetBatches,
+    Draws,
+    ImageSource,
+    LatentSource,
+    TrainingSource,
+)
+from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins
+from aerialdreams.util.torch_setup import DTYPES
+
+
+@dataclass
+class Training:
+    """All that a training works with, on one rank."""
+
+    params: Params
+    accelerator: Accelerator
+    distributed: Distributed
+    device: torch.device
+    base: StableDiffusion
+    conditioning: MaskConditioning
+    source: TrainingSource
+    model: ControlledUNet
+    weights: list[torch.nn.Parameter]
+    optimizer: Any
+    ema: EMAModel | None
+    losses: LossCurve
+    bins: TimestepBins
+    checkpoint: Checkpoint
+    validation: CurvePoints = field(default_factory=CurvePoints)
+
+
+def set_up(params: Params) -> Training:
+    """Networks, data, optimizer and checkpoint of this rank.
+
+    Raises:
+        UserError: the number of processes, the base model or the latents do not fit the params.
+    """
+    stage = params.train_controlnet
+    if stage.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError(
+            "train_controlnet.precision: fp16 needs a GPU; set it to fp32 or bf16 on a CPU"
+        )
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # else accelerate does not see that there are several
+        mixed_precision="no" if stage.precision == "fp32" else stage.precision,
+        # Passed, so that accelerate does not take them from its environment variables: the params
+        # alone decide the result.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if accelerator.num_processes != stage.processes:
+        raise UserError(
+            f"train_controlnet.processes: is {stage.processes}, but {accelerator.num_processes}"
+            f" were started; set it to {accelerator.num_processes}"
+        )
+    distributed = init_distributed(accelerator.num_processes)
+    # With several processes on a CPU accelerate's device is cpu:0, which torch.load rejects.
+    on_gpu = accelerator.device.type != "cpu"
+    device = accelerator.device if on_gpu else torch.device("cpu")
+    base = load_stable_diffusion().to(device)
+    conditioning = MaskConditioning(stage.conditioning, tuple(params.classes))
+    model = new_controlled_unet(base, conditioning, stage.embedding_channels, stage.seed)
+    if stage.warm_start.folder:
+        warm_start(model, Path(stage.warm_start.folder), stage.warm_start.md5)
+    set_memory_options(model, stage.gradient_checkpointing, stage.attention)
+    model.to(device)
+    weights = [*model.controlnet.parameters()]
+    if stage.unlock_decoder_steps:
+        weights += model.decoder.parameters()
+    else:  # a frozen UNet may be kept in the precision that it computes in
+        model.unet.to(DTYPES[stage.precision])
+    optimizer = torch.optim.AdamW(weights, weight_decay=stage.weight_decay, fused=True)
+    training = Training(
+        params=params,
+        accelerator=accelerator,
+        distributed=distributed,
+        device=device,
+        base=base,
+        conditioning=conditioning,
+        source=(
+            LatentSource("train")
+            if stage.latent_cache
+            else ImageSource("train", params.image_size, base.tokenizer)
+        ),
+        model=model,
+        weights=weights,
+        optimizer=accelerator.prepare(optimizer),
+        ema=EMAModel(weights, decay=stage.ema_decay, foreach=True) if stage.ema_decay else None,
+        losses=LossCurve("ControlNet"),
+        bins=TimestepBins(base.num_train_timesteps, device),
+        checkpoint=Checkpoint(Path(), {}, device),
+    )
+    parts = {
+        "controlnet": model.controlnet,
+        "decoder": model.decoder if stage.unlock_decoder_steps else None,
+        "optimizer": optimizer,
+        "scaler": accelerator.scaler,
+        "ema": training.ema,
+        "losses": training.losses,
+        "validation": training.validation,
+        "bins": training.bins,
+    }
+    training.checkpoint.parts = {name: part for name, part in parts.items() if part is not None}
+    return training
+
+
+def prepare_model(training: Training, decoder: bool) -> tuple[Any, Any]:
+    """The model wrapped for distributed training, and the same compiled if the params ask for it.
+
+    Args:
+        training: the training.
+        decoder: whether the UNet's decoder is trained, too.
+    """
+    stage = training.params.train_controlnet
+    training.model.set_trainable(decoder=decoder and stage.unlock_decoder_steps > 0)
+    wrapped = training.accelerator.prepare_model(training.model)
+    return wrapped, torch.compile(wrapped) if stage.compile else wrapped
+
+
+def batches_of_rank(training: Training) -> ControlNetBatches:
+    """This rank's share of the batches."""
+    stage, base = training.params.train_controlnet, training.base
+    return ControlNetBatches(
+        training.source,
+        Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment),
+        base.latent_shape(training.params.image_size),
+        base.num_train_timesteps,
+        training.distributed.rank,
+        training.distributed.world_size,
+    )
+
+
+class Speedometer:
+    """Samples per second since it was last restarted.
+
+    Args:
+        batch_size: samples of a step.
+        step: steps done so far.
+    """
+
+    def __init__(self, batch_size: int, step: int) -> None:
+        self.batch_size = batch_size
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Start anew: what happened since the last step (validation, sampling) does not count."""
+        self._step, self._time = step, time.monotonic()
+
+    def samples_per_second(self, step: int) -> float:
+        """Speed of the steps up to `step`."""
+        return (step - self._step) * self.batch_size / (time.monotonic() - self._time)
+
+
+@contextmanager
+def evaluation_weights(training: Training) -> Iterator[None]:
+    """The model in evaluation mode, with averaged weights (EMA) if there are any."""
+    if training.ema:
+        training.ema.store(training.weights)
+        training.ema.copy_to(training.weights)
+    training.model.controlnet.eval()
+    try:
+        with training.accelerator.autocast():
+            yield
+    finally:
+        training.model.controlnet.train()
+        if training.ema:
+            training.ema.restore(training.weights)
+
+
+def validate(training: Training, done: int) -> float:
+    """The validation loss, added to its curve."""
+    batch_size = training.params.encode_latents.batch_size
+    with evaluation_weights(training):
+        loss = validation_loss(
+            training.model,
+            training.base,
+            training.conditioning,
+            LatentSource("validation"),
+            batch_size,
+        )
+    training.validation.add(done, loss)
+    return loss
+
+
+def sample_images(training: Training, patches: Split) -> NDArray[np.uint8]:
+    """Mask, real and generated image of some validation patches, always from the same noise.
+
+    Returns:
+        RGB, (height, width, 3).
+    """
+    with evaluation_weights(training):
+        images = generate_batch(
+            training.base,
+            training.model.controlnet,
+            training.conditioning,
+            requests_from_split(patches),
+            sampling_of(training.params),
+            training.params.generate_validation.seed,
+        )
+    columns = [list(patches.images), list(images)]
+    return image_grid(list(patches.masks), columns, training.params.classes)
+
+
+def sampling_of(params: Params) -> Sampling:
+    """The settings that the model is meant to be sampled with."""
+    return Sampling(**params.train_controlnet.sampling.model_dump())
+
+
+def memory_megabytes(device: torch.device) -> float:
+    """Peak memory allocated on the GPU, or the memory of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return float(psutil.Process().memory_info().rss / 1e6)
