@@ -169,7 +169,15 @@ def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
         tasks += [Members(archive, files[i : i + MEMBERS]) for i in range(0, len(files), MEMBERS)]
     have = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     need_space(folder, needed - have, "unpacking")
-    for _ in parallel_map(unpack, tasks, len(tasks), "archives unpacked", params.runtime, "parts"):
+    for _ in parallel_map(
+        unpack,
+        tasks,
+        len(tasks),
+        "archives unpacked",
+        workers=params.runtime.workers,
+        scheduler=params.runtime.scheduler,
+        unit="parts",
+    ):
         pass
     return count
 

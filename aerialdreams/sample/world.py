@@ -41,7 +41,16 @@ class ZoneTask:
 def draw_world(root: Path, sample: Sample, runtime: Runtime) -> str:
     """Draw the invented world into a folder, in FLAIR's layout; gives the stage's summary line."""
     tasks = lay_out(root, sample.zones, sample.zone_side, sample.seed)
-    drawn = list(parallel_map(draw_zone, tasks, len(tasks), "zones drawn", runtime, "zones"))
+    results = parallel_map(
+        draw_zone,
+        tasks,
+        len(tasks),
+        "zones drawn",
+        workers=runtime.workers,
+        scheduler=runtime.scheduler,
+        unit="zones",
+    )
+    drawn = list(results)
     metadata = {key: entry for _, entries in drawn for key, entry in entries.items()}
     write_json(root / METADATA, metadata)
     write_ground(root / "sample.osm.pbf", [ground for ground, _ in drawn], sample.seed)
