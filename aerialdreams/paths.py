@@ -34,6 +34,7 @@ VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
 # encode-latents
 LATENTS = Path("data/latents")
+EMPTY_CAPTION = "empty.safetensors"  # in it: `text`, the empty caption's embedding
 # train-segmenter
 SEGMENTER = Path("models/segmenter")
 SEGMENTER_LOSSES = Path("metrics/segmenter.csv")

@@ -29,8 +29,10 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 STAGE_VARIABLES = {
-    # Arrow copies of the dataset belong to the project, not to the user's home directory.
-    "HF_DATASETS_CACHE": "scratch/huggingface/datasets",
+    # The caches of the Hugging Face libraries belong to the project, not to the home directory.
+    "HF_HOME": str(Path("scratch/huggingface").resolve()),
+    # Loading local models and data makes no request to the hub.
+    "HF_HUB_OFFLINE": "1",
 }
 
 
@@ -45,5 +47,5 @@ def set_up_stage() -> None:
     """Set what a stage needs. Call it before torch and the other libraries are imported."""
     set_up_command()
     for name, value in STAGE_VARIABLES.items():
-        os.environ.setdefault(name, str(Path(value).resolve()))
+        os.environ.setdefault(name, value)
     portable_arithmetic.set_instruction_caps()

@@ -13,7 +13,7 @@ Numerically Reproducible Results"). On matrix products that mode is several time
 oneDNN with AVX2, and its square roots start from the CPU's own estimate (RSQRTPS), which differs
 between makers, so neither is left to MKL. What else torch takes from MKL stays in that mode.
 
-Cost: see benchmarks/results/portable_arithmetic.json, measured by benchmarks/portable_arithmetic.py.
+Cost: measured by benchmarks/portable_arithmetic.py, last in results/portable_arithmetic.json there.
 benchmarks/other_cpus.py checks the equality on emulated CPUs.
 
 Not covered: GPUs, other processors than x86, code that torch.compile generates. To turn the caps

@@ -167,8 +167,8 @@ def _end_with_parent() -> None:
 
 
 def _end_after(ancestor: psutil.Process) -> None:
-    # is_running() also compares start times, in case the process id has been reused. A zombie, which
-    # its own parent has not waited for yet, counts as running.
+    # is_running() also compares start times, in case the process id has been reused. It counts a
+    # zombie, which its own parent has not waited for yet, as running.
     try:
         while ancestor.is_running() and ancestor.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.3)
