@@ -24,9 +24,9 @@ COPIES = 25  # of each real patch
 
 
 @pytest.fixture
-def many(real_raw: Path, params: Params) -> Params:
+def many(raw: Path, params: Params) -> Params:
     """The real patches, many times under other numbers, indexed."""
-    for path in sorted(real_raw.rglob("*.tif")):
+    for path in sorted(raw.rglob("*.tif")):
         for copy in range(COPIES):
             number = int(path.stem[4:]) + 100_000 * (copy % 9) + copy // 9
             target = path.with_name(f"{path.stem[:4]}{number:06d}.tif")
