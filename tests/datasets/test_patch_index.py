@@ -154,7 +154,7 @@ def test_a_number_twice_is_set_aside(raw: Path, real: Params) -> None:
     other.mkdir(parents=True)
     shutil.copy(raw / IMAGE, other)
     relaxed = changed(real, patch_index={"test_domains": ["D036_2020"]})
-    with pytest.raises(UserError, match="no good patch for the train split"):
+    with pytest.raises(UserError, match="no valid patch for the train split"):
         patch_index.main(relaxed)
     assert "a second image with this number" in rejected()[0]["reason"]
 
