@@ -1,4 +1,4 @@
-"""The ways in which a stage ends, and their exit codes."""
+"""The ways in which a stage or command can fail, and their exit codes."""
 
 DONE = 0
 FAILED = 1

@@ -42,6 +42,7 @@ UNET_LOSSES = Path("metrics/unet.csv")
 
 # encode-latents
 LATENTS = Path("data/latents")
+EMPTY_CAPTION = "empty.safetensors"  # in LATENTS; `text` in it is the empty caption's embedding
 
 # train-segmenter
 SEGMENTER = Path("models/segmenter")

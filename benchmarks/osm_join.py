@@ -20,9 +20,9 @@ import shapely
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
-from aerialdreams.osm.knowledge import zones_of
+from aerialdreams.osm.knowledge import SearchRadius, zones_of
 from aerialdreams.osm.overpass import Overpass
-from aerialdreams.params import OsmMetadata, load_params
+from aerialdreams.params import load_params
 from tests.overpass_server import Answers, recorded, serve_overpass, zones
 
 
@@ -34,21 +34,21 @@ def main() -> None:
     words = parser.parse_args()
     index = repeated_index(words.folder, words.patches, words.zones)
     stage = load_params().osm_metadata
+    radius = SearchRadius(stage.max_road_distance, stage.max_place_distance)
     print(f"{len(index)} patches in {index['zone'].nunique()} zones, {os.cpu_count()} cores")
     began = time.perf_counter()
     extract = Extract(
-        words.folder / "monaco-2016.osm.pbf", [zone for zone, _ in zones_of(index)], stage
+        words.folder / "monaco-2016.osm.pbf", [zone for zone, _ in zones_of(index)], radius
     )
     print(f"extract read in {time.perf_counter() - began:.1f} s")
-    by_extract = measure("extract", extract, index, stage)
+    by_extract = measure("extract", extract, index, radius)
     with (
         tempfile.TemporaryDirectory() as folder,
         serve_overpass(Answers(recorded=recorded(words.folder))) as server,
     ):
-        asked = stage.overpass.model_copy(update={"server": server.url, "pause": 0.0})
-        stage = stage.model_copy(update={"backend": "overpass", "overpass": asked})
-        by_server = measure("overpass", Overpass(stage, Path(folder)), index, stage)
-        again = measure("overpass, kept answers", Overpass(stage, Path(folder)), index, stage)
+        arguments = (server.url, "benchmark (me@example.org)", 0.0, radius, Path(folder))
+        by_server = measure("overpass", Overpass(*arguments), index, radius)
+        again = measure("overpass, kept answers", Overpass(*arguments), index, radius)
         requests = len(server.queries)
         kept = sum(path.stat().st_size for path in Path(folder).iterdir())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -88,7 +88,7 @@ def repeated_index(folder: Path, patches: int, count: int) -> pd.DataFrame:
 
 
 def measure(
-    name: str, source: Extract | Overpass, index: pd.DataFrame, stage: OsmMetadata
+    name: str, source: Extract | Overpass, index: pd.DataFrame, radius: SearchRadius
 ) -> dict[str, float]:
     """Seconds to have the zones' knowledge, and to join it to the patches."""
     seconds = {"knowledge": 0.0, "join": 0.0}
@@ -97,7 +97,7 @@ def measure(
         began = time.perf_counter()
         known = source.zone(zone)
         read = time.perf_counter()
-        located.append((locate(patches, known, stage), known.boundaries))
+        located.append((locate(patches, known, radius), known.boundaries))
         seconds["knowledge"] += read - began
         seconds["join"] += time.perf_counter() - read
     began = time.perf_counter()

@@ -26,11 +26,11 @@ from aerialdreams.data.index import read_index
 from aerialdreams.data.tiles import read_tile
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import RAW
-from aerialdreams.pipeline.parallel import parallel_map
+from aerialdreams.pipeline.parallel import available_cpus, parallel_map
 from stages import class_percentages, lut_masks, patch_index, tiff_to_png
 
 ROUNDS = 3
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cpus()
 FRONTIER = {  # Pillow's settings by name
     "level 1": {"compress_level": 1},
     "level 3": {"compress_level": 3},
@@ -119,7 +119,7 @@ def run(params: Params) -> None:
 
 def read_all(images: list[Path], params: Params) -> Iterator[int]:
     """Read tiles by the same workers, and do nothing with them."""
-    return parallel_map(read, images, len(images), "read", params.runtime)
+    return parallel_map(read, images, len(images), "read", workers=params.runtime.workers)
 
 
 def read(path: Path) -> int:

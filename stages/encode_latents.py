@@ -32,9 +32,8 @@ from aerialdreams.models.stable_diffusion import (
 )
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, DATASET, LATENTS
+from aerialdreams.paths import BASE, DATASET, EMPTY_CAPTION, LATENTS
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.training.latents import EMPTY_CAPTION
 from aerialdreams.util.batched import batched
 from aerialdreams.util.files import atomic_file, fingerprint
 from aerialdreams.util.progress import progress

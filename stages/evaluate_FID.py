@@ -73,7 +73,12 @@ def main(params: Params) -> str:
     device, stage = configure_torch(params.torch_threads), params.evaluate_fid
     manifest = read_json(GENERATED / MANIFEST)
     judge = Judge(device)
-    inception = load_inception(stage, Path(params.raw_patches.downloads), device)
+    inception = load_inception(
+        stage.inception_weights,
+        stage.inception_sha256,
+        Path(params.raw_patches.downloads),
+        device,
+    )
     spaces: Spaces = {"judge": judge, "inception": inception} if inception else {"judge": judge}
     samples = int(manifest["params"]["samples"])
     train = see_train(spaces, params)

@@ -50,9 +50,9 @@ from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import GenerateValidation, Params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
+from aerialdreams.pipeline.distributed import init_distributed
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.training.distributed import init_distributed
 from aerialdreams.util.batched import batched
 from aerialdreams.util.files import dvc_md5, fingerprint, write_json
 from aerialdreams.util.progress import progress

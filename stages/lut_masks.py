@@ -29,7 +29,16 @@ def main(params: Params) -> str:
             (RAW / row.mask_path, mask_path(row.patch_id, folder), params.classes)
             for row in index.itertuples()
         )
-        sizes = list(parallel_map(convert, tasks, len(index), "masks", params.runtime))
+        runtime = params.runtime
+        converted = parallel_map(
+            convert,
+            tasks,
+            len(index),
+            "masks",
+            workers=runtime.workers,
+            scheduler=runtime.scheduler,
+        )
+        sizes = list(converted)
     return f"{len(sizes)} paletted PNG masks, {sum(sizes) / 1e6:.1f} MB"
 
 

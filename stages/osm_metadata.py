@@ -19,7 +19,7 @@ from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
-from aerialdreams.osm.knowledge import LEVELS, zones_of
+from aerialdreams.osm.knowledge import LEVELS, SearchRadius, zones_of
 from aerialdreams.osm.overpass import Overpass
 from aerialdreams.params import Params
 from aerialdreams.paths import OSM_ANSWERS, OSM_METADATA
@@ -74,15 +74,17 @@ def main(params: Params) -> str:
     stage, index = params.osm_metadata, read_index()
     zones = zones_of(index)
     kept = keep_answers(scratch_dir() / OSM_ANSWERS.name)
+    radius = SearchRadius(stage.max_road_distance, stage.max_place_distance)
     source: Extract | Overpass
     if stage.backend == "overpass":
-        source = Overpass(stage, kept)
+        server = stage.overpass
+        source = Overpass(server.server, server.user_agent, server.pause, radius, kept)
     else:
-        source = Extract(Path(stage.extract), [zone for zone, _ in zones], stage)
+        source = Extract(Path(stage.extract), [zone for zone, _ in zones], radius)
     located, empty, cut = [], [], set[str]()
     for zone, patches in progress(zones, "zones located", "zones", len(zones)):
         known = source.zone(zone)
-        located.append((locate(patches, known, stage), known.boundaries))
+        located.append((locate(patches, known, radius), known.boundaries))
         cut.update(known.cut)
         if known.empty:
             empty.append(str(zone))

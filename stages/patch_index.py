@@ -61,7 +61,14 @@ class Pair:
 def main(params: Params) -> str:
     stage = params.patch_index
     pairs = find_pairs(RAW, read_metadata(Path(stage.metadata)))
-    checked = parallel_map(check, pairs, len(pairs), "patches checked", params.runtime)
+    checked = parallel_map(
+        check,
+        pairs,
+        len(pairs),
+        "patches checked",
+        workers=params.runtime.workers,
+        scheduler=params.runtime.scheduler,
+    )
     rows, rejected = [], []
     for result in checked:
         if isinstance(result, dict):

@@ -30,7 +30,7 @@ from aerialdreams.params import Params, RawPatches
 from aerialdreams.paths import RAW
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.sample.world import draw_world
+from aerialdreams.sample.world import draw_zone, lay_out, write_world
 from aerialdreams.util.download import TIMEOUT, fetch, need_space, size_of
 from aerialdreams.util.files import (
     atomic_file,
@@ -75,8 +75,7 @@ class Members(NamedTuple):
 def main(params: Params) -> str:
     stage = params.raw_patches
     if stage.source == "sample":
-        with atomic_folder(RAW) as root:
-            return draw_world(root, stage.sample, params.runtime)
+        return draw_sample(params)
     if stage.source == "folder":
         return link_folder(Path(stage.folder))
     archives = list_hub(stage) if stage.source == "domains" else list_storage(stage)
@@ -91,6 +90,24 @@ def main(params: Params) -> str:
         gather_metadata(folder)
         write_json(folder / "sources.json", with_hashes)
     return f"{count} tiles unpacked from {len(archives)} archives"
+
+
+def draw_sample(params: Params) -> str:
+    """Draw the invented world, in FLAIR's layout."""
+    sample, runtime = params.raw_patches.sample, params.runtime
+    with atomic_folder(RAW) as root:
+        tasks = lay_out(root, sample.zones, sample.zone_side, sample.seed)
+        zones = parallel_map(
+            draw_zone,
+            tasks,
+            len(tasks),
+            "zones drawn",
+            workers=runtime.workers,
+            scheduler=runtime.scheduler,
+            unit="zones",
+        )
+        count = write_world(root, list(zones), sample.seed)
+    return f"{count} patches in {len(tasks)} zones of {len(sample.zones)} domains drawn"
 
 
 def list_storage(stage: RawPatches) -> list[Archive]:
@@ -169,7 +186,15 @@ def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
         tasks += [Members(archive, files[i : i + MEMBERS]) for i in range(0, len(files), MEMBERS)]
     have = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     need_space(folder, needed - have, "unpacking")
-    for _ in parallel_map(unpack, tasks, len(tasks), "archives unpacked", params.runtime, "parts"):
+    for _ in parallel_map(
+        unpack,
+        tasks,
+        len(tasks),
+        "archives unpacked",
+        workers=params.runtime.workers,
+        scheduler=params.runtime.scheduler,
+        unit="parts",
+    ):
         pass
     return count
 

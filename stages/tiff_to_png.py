@@ -27,7 +27,16 @@ def main(params: Params) -> str:
         tasks = (
             (RAW / row.image_path, image_path(row.patch_id, folder)) for row in index.itertuples()
         )
-        sizes = list(parallel_map(convert, tasks, len(index), "images", params.runtime))
+        runtime = params.runtime
+        converted = parallel_map(
+            convert,
+            tasks,
+            len(index),
+            "images",
+            workers=runtime.workers,
+            scheduler=runtime.scheduler,
+        )
+        sizes = list(converted)
     return f"{len(sizes)} PNG images, {sum(sizes) / 1e6:.1f} MB"
 
 

@@ -19,7 +19,7 @@ from aerialdreams.data.dataset import load_evenly_spaced
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
-from aerialdreams.params import Params
+from aerialdreams.params import Params, flatten
 from aerialdreams.paths import (
     BASE,
     CONTROLNET,
@@ -77,7 +77,8 @@ def main(params: Params) -> str:
         # Other ranks restore from rank 0's checkpoint.
         folder = Path(training.distributed.broadcast(str(work) if work else None))
         training.checkpoint.path = folder / "controlnet.pt"
-        tracked = training_run(params, INPUTS, folder / "run-id") if is_main else nullcontext()
+        run_id_file = folder / "run-id"
+        tracked = training_run(flatten(params), INPUTS, run_id_file) if is_main else nullcontext()
         with tracked as run:
             train(training, run)
             if run:

@@ -6,10 +6,11 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from aerialdreams.cli import check_remote, compare, generate, publish, settings
+from aerialdreams.cli import check_remote, compare, generate, outlines, publish, settings
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
+from aerialdreams.pipeline import environment
 
-COMMANDS = (generate, compare, settings, publish, check_remote)
+COMMANDS = (generate, compare, settings, outlines, publish, check_remote)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,6 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command line; None for this process's.
     """
+    environment.set_up_command()
+    environment.set_up_command()
     parser = argparse.ArgumentParser(
         prog="aerialdreams",
         description="Aerial images from land-cover masks.",

@@ -1,7 +1,6 @@
 """`aerialdreams compare`: experiments side by side."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: an experiment cannot be read, or only one is named.
     """
-    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from aerialdreams.pipeline.comparison import compare
 
     if len(args.experiments) < 2:

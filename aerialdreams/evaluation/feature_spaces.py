@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from aerialdreams.models.segmenter import load_segmenter
 from aerialdreams.models.tensors import images_to_tensor
-from aerialdreams.params import EvaluateFid
 from aerialdreams.util.download import have_file
 
 Images = NDArray[np.uint8]  # RGB, (batch, height, width, 3)
@@ -45,15 +44,26 @@ class Inception:
         return features
 
 
-def load_inception(stage: EvaluateFid, downloads: Path, device: torch.device) -> Inception | None:
-    """The FID Inception, from its file or its address; none where the params name none.
+def load_inception(
+    weights: str, sha256: str, downloads: Path, device: torch.device
+) -> Inception | None:
+    """The FID Inception.
+
+    Args:
+        weights: its file or its address; "" for none.
+        sha256: of the file.
+        downloads: where a downloaded file is kept.
+        device: where to load it.
+
+    Returns:
+        The network, or None if `weights` is "".
 
     Raises:
-        UserError: the file is missing, or another one: random or other weights give numbers that
-            look right.
-        WorkError: it cannot be fetched.
+        UserError: the file is missing or has another hash. Other weights, even random ones, give
+            numbers that look right.
+        WorkError: it cannot be downloaded.
     """
-    if not stage.inception_weights:
+    if not weights:
         return None
-    path = have_file(stage.inception_weights, downloads, stage.inception_sha256)
+    path = have_file(weights, downloads, sha256)
     return Inception(path, device)

@@ -20,13 +20,13 @@ from aerialdreams.osm.knowledge import (
     Element,
     Knowledge,
     Points,
+    SearchRadius,
     Zone,
     bounds_centre,
     level_of,
     outline_of,
     understand,
 )
-from aerialdreams.params import OsmMetadata
 
 KEYS = (*LANDSCAPE, "highway", "waterway", "place", "building")
 
@@ -54,13 +54,13 @@ class Extract:
     Args:
         path: an .osm.pbf, or a folder of them.
         zones: the zones.
-        stage: how far to look for roads and places.
+        radius: how far to look for roads and places.
 
     Raises:
         UserError: nothing there, or a file is no whole OpenStreetMap file.
     """
 
-    def __init__(self, path: Path, zones: list[Zone], stage: OsmMetadata) -> None:
+    def __init__(self, path: Path, zones: list[Zone], radius: SearchRadius) -> None:
         files = sorted(path.glob("*.osm.pbf")) if path.is_dir() else [path]
         if not files or not files[0].is_file():
             what = "has no .osm.pbf" if path.is_dir() else "not found"
@@ -70,14 +70,14 @@ class Extract:
             )
         self.cut: set[str] = set()  # boundaries with gaps
         self._reach = {  # metres around a zone, by keys
-            ("place",): stage.max_place_distance,
-            ("highway",): stage.max_road_distance,
+            ("place",): radius.place,
+            ("highway",): radius.road,
             (*LANDSCAPE, "waterway", "building"): 0.0,
         }
         self._elements: dict[tuple[str, int], Element] = {}
         relations: dict[int, _Relation] = {}
         stamps = set()
-        boxes = shapely.STRtree([shapely.box(*z.degrees(stage.max_place_distance)) for z in zones])
+        boxes = shapely.STRtree([shapely.box(*z.degrees(radius.place)) for z in zones])
         for file in files:
             try:
                 stamps.add(_timestamp(file))

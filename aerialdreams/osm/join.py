@@ -9,8 +9,7 @@ import pandas as pd
 import shapely
 
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.osm.knowledge import LEVELS, OUTLINED, Boundary, Knowledge
-from aerialdreams.params import OsmMetadata
+from aerialdreams.osm.knowledge import LEVELS, OUTLINED, Boundary, Knowledge, SearchRadius
 
 # France's regions since 2016 and their departements, INSEE's Code officiel geographique. Where a
 # border crosses a zone, a patch's commune tells its departement, and that its region.
@@ -33,13 +32,13 @@ REGIONS = {
 REGION_OF = {code: region for region, codes in REGIONS.items() for code in codes.split()}
 
 
-def locate(patches: pd.DataFrame, known: Knowledge, stage: OsmMetadata) -> list[dict[str, Any]]:
+def locate(patches: pd.DataFrame, known: Knowledge, radius: SearchRadius) -> list[dict[str, Any]]:
     """One row for each patch of a zone, without the levels above the commune.
 
     Args:
         patches: rows of the index.
         known: what OSM knows of their zone.
-        stage: how far the nearest road and place may be.
+        radius: how far the nearest road and place may be.
 
     Returns:
         Rows with patch_id, the areas that hold its centre (commune, insee, postcode,
@@ -69,12 +68,10 @@ def locate(patches: pd.DataFrame, known: Knowledge, stage: OsmMetadata) -> list[
             around_squares = _found(tree, squares, areas)
             for row, square, around in zip(rows, squares, around_squares, strict=True):
                 row["communes"] = _shares(square, around)
-    for row, near in zip(
-        rows, _nearest(centres, known.roads, stage.max_road_distance), strict=True
-    ):
+    for row, near in zip(rows, _nearest(centres, known.roads, radius.road), strict=True):
         if near:
             row["road_distance"], (row["road"],) = near
-    near_places = _nearest(centres, known.places, stage.max_place_distance)
+    near_places = _nearest(centres, known.places, radius.place)
     for row, near in zip(rows, near_places, strict=True):
         if near:
             row["place_distance"], (row["place"], row["place_kind"]) = near

@@ -37,6 +37,14 @@ Points = NDArray[np.float64]  # (n, 2): longitude, latitude
 
 
 @dataclass(frozen=True)
+class SearchRadius:
+    """How far from a patch's centre roads and places are looked for, metres."""
+
+    road: float
+    place: float
+
+
+@dataclass(frozen=True)
 class Zone:
     """A part of a domain that was photographed as one, the unit in which OSM is asked."""
 

@@ -21,8 +21,7 @@ import overpy
 import requests
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.osm.knowledge import Element, Knowledge, Zone, understand
-from aerialdreams.params import OsmMetadata
+from aerialdreams.osm.knowledge import Element, Knowledge, SearchRadius, Zone, understand
 from aerialdreams.util.files import atomic_file
 
 ATTEMPTS = 6  # at one query
@@ -70,26 +69,34 @@ class Overpass:
     """An Overpass server and the folder of its answers.
 
     Args:
-        stage: which server, who asks, how long to pause between requests.
-        folder: where answers lie, one gzipped JSON for each query.
+        server: address of its interpreter.
+        user_agent: must name whom to write to.
+        pause: seconds between requests; at least 1 for a server elsewhere.
+        radius: how far to look for roads and places.
+        folder: where answers are kept, one gzipped JSON per query.
 
     Raises:
         UserError: the user agent names nobody to write to, and the server is not on this machine.
     """
 
-    def __init__(self, stage: OsmMetadata, folder: Path) -> None:
-        self.stage, self.folder = stage, folder
-        self.server, self.pause = stage.overpass.server, stage.overpass.pause
-        agent = stage.overpass.user_agent
+    def __init__(
+        self, server: str, user_agent: str, pause: float, radius: SearchRadius, folder: Path
+    ) -> None:
+        self.server, self.pause = server, pause
+        self.radius, self.folder = radius, folder
         if urlsplit(self.server).hostname not in LOOPBACK:
-            if not re.search(r"\S@\S|https?://\S", agent):
+            if not re.search(r"\S@\S|https?://\S", user_agent):
                 raise UserError(
-                    f"osm_metadata.overpass.user_agent: {agent!r} names nobody to write to, which"
-                    f" {self.server} asks of all who use it; add your e-mail or web address"
+                    f"osm_metadata.overpass.user_agent: {user_agent!r} names nobody to write to,"
+                    f" which {self.server} asks of all who use it; add your e-mail or web address"
                 )
             self.pause = max(1.0, self.pause)
         self.session = requests.Session()
-        self.session.headers = {"User-Agent": agent, "Accept-Encoding": "gzip", "Accept": "*/*"}
+        self.session.headers = {
+            "User-Agent": user_agent,
+            "Accept-Encoding": "gzip",
+            "Accept": "*/*",
+        }
         self.requests, self.split = 0, 0  # asked, and zones that were too big
         self.used: set[Path] = set()
         self._last = -1e9
@@ -136,7 +143,7 @@ class Overpass:
             raise UserError(f"{path}: damaged ({error}); remove it and `dvc repro`") from None
 
     def _path(self, zone: Zone) -> Path:
-        key = hashlib.sha256(f"{self.server}\n{query(zone, self.stage)}".encode()).hexdigest()
+        key = hashlib.sha256(f"{self.server}\n{query(zone, self.radius)}".encode()).hexdigest()
         return self.folder / f"{zone.domain}-{zone.name}-{key[:16]}.json.gz"
 
     def _keep(self, path: Path, body: bytes) -> None:
@@ -145,7 +152,7 @@ class Overpass:
 
     def _ask(self, zone: Zone) -> bytes:
         """The server's whole answer for a zone, from as many attempts as it takes."""
-        text, partial, trouble = query(zone, self.stage), 0, ""
+        text, partial, trouble = query(zone, self.radius), 0, ""
         for attempt in range(ATTEMPTS):
             wait = min(WAIT * 2**attempt, LONGEST_WAIT)
             try:
@@ -208,7 +215,7 @@ class Overpass:
             self._last = time.monotonic()
 
 
-def query(zone: Zone, stage: OsmMetadata) -> str:
+def query(zone: Zone, radius: SearchRadius) -> str:
     """What to ask of a zone, in Overpass QL: boxes are south, west, north, east."""
 
     def box(margin: float) -> str:
@@ -221,8 +228,8 @@ def query(zone: Zone, stage: OsmMetadata) -> str:
         bytes=SERVER_BYTES,
         centre=f"{(south + north) / 2:.7f},{(west + east) / 2:.7f}",
         zone=box(0),
-        near=box(stage.max_road_distance),
-        far=box(stage.max_place_distance),
+        near=box(radius.road),
+        far=box(radius.place),
     )
 
 

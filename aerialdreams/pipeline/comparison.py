@@ -24,7 +24,8 @@ from aerialdreams.errors import UserError
 from aerialdreams.generation.outputs import MANIFEST
 from aerialdreams.params import flat
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED
-from aerialdreams.pipeline.tracking import connect, training_cost
+from aerialdreams.pipeline.mlflow_store import connect
+from aerialdreams.pipeline.tracking import training_cost
 from aerialdreams.util.files import atomic_file
 
 WORKSPACE = "workspace"

@@ -23,6 +23,7 @@ from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
+from aerialdreams.pipeline.distributed import Distributed, init_distributed
 from aerialdreams.training.checkpoint import Checkpoint
 from aerialdreams.training.controlnet import (
     ControlledUNet,
@@ -31,7 +32,6 @@ from aerialdreams.training.controlnet import (
     validation_loss,
     warm_start,
 )
-from aerialdreams.training.distributed import Distributed, init_distributed
 from aerialdreams.training.latents import (
     ControlNetBatches,
     Draws,

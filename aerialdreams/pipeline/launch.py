@@ -8,11 +8,11 @@ from typing import NoReturn
 from aerialdreams.errors import FAILED, INTERRUPTED
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-STOP_PATIENCE = 120  # seconds that processes have to end their step and save
+SHUTDOWN_TIMEOUT = 120  # seconds for the processes to finish their step and save
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several, started by us, torchrun or accelerate.
+    """Whether this process is one rank of several, started by us, torchrun or accelerate.
 
     A container platform may set RANK or WORLD_SIZE alone; a launcher sets all of these.
     """
@@ -20,15 +20,15 @@ def is_launched() -> bool:
 
 
 def launch_processes(module: str, count: int) -> NoReturn:
-    """Run `python -m module` as so many processes on this machine, by torch's own launcher.
+    """Run `python -m module` as `count` processes on this machine, and exit when they have ended.
 
-    Never returns: exits with the code of the first that failed, 3 where a signal ended them.
+    The exit code is 0, that of the first process that failed, or 3 if a signal ended them.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What our processes say is enough; and of a stage's end, its exit code.
+    # The processes report their errors themselves. torch sets these levels on import.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
     config = LaunchConfig(
@@ -39,7 +39,7 @@ def launch_processes(module: str, count: int) -> NoReturn:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
-        shutdown_timeout=STOP_PATIENCE,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
     try:
         elastic_launch(config, sys.executable)("-m", module)

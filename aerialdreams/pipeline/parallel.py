@@ -1,4 +1,4 @@
-"""The per-patch work of the data stages, on all cores of this machine or on several machines."""
+"""Run a function on many items in parallel: local processes, or the workers of a Dask cluster."""
 
 import os
 import signal
@@ -14,81 +14,80 @@ from pathlib import Path
 from typing import TypeVar
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.params import Runtime
 from aerialdreams.util.progress import progress
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
 
-
-AHEAD = 4  # lots under way for each worker, so that none waits and results never pile up
-
-
-LOT = 16  # most items handed over at once: a mask takes 3 ms, handing one over 1 ms
+CHUNKS_AHEAD = 4  # submitted chunks per worker: none waits for work, and results do not pile up
+MAX_CHUNK = 16  # items; handing a chunk over takes 1 ms, a typical item 3 ms
 
 
 def parallel_map(
-    work: Callable[[Item], Result],
+    function: Callable[[Item], Result],
     items: Iterable[Item],
-    count: int,
-    what: str,
-    runtime: Runtime,
+    total: int,
+    description: str,
+    *,
+    workers: int = 0,
+    scheduler: str = "",
     unit: str = "patches",
 ) -> Iterator[Result]:
-    """Do `work` on each item in worker processes, with progress; results in the items' order.
+    """Apply a function to each item in parallel, with progress; results keep the items' order.
 
     Args:
-        work: a function that a worker can import (no closure). Its exceptions come out here. It may
-            be done twice on an item, where a worker was lost, and must not mind.
-        items: what it gets; each must pickle. Drawn as workers get free, and none is held.
-        count: how many there are.
-        what: name of the work, for the progress line.
-        runtime: how many local workers, or which Dask scheduler's.
+        function: one that a worker can import (no closure). Its exceptions are raised here. It must
+            be safe to call twice on an item, because a cluster repeats the work of a lost worker.
+        items: its arguments, which must pickle. They are consumed as workers become free.
+        total: number of items.
+        description: name of the work, for the progress line.
+        workers: local processes; 0 is one per CPU.
+        scheduler: address of a Dask scheduler, whose workers are used instead.
         unit: name of the items, in the plural.
 
     Raises:
-        UserError: `distributed` is not installed, and a scheduler is named.
-        WorkError: the scheduler cannot be reached, has no worker, or lost the work.
+        UserError: a scheduler is given and `distributed` is not installed.
+        WorkError: the scheduler cannot be reached, or has no workers.
     """
-    with _workers(runtime, count) as (pool, workers):
-        ahead = AHEAD * workers
-        lots = _lots(iter(items), max(1, min(LOT, count // ahead)))
-        results = _bounded_map(pool, work, lots, ahead)
-        yield from progress(results, what, unit, count)
+    local = max(1, min(workers or available_cpus(), total))
+    with _dask(scheduler) if scheduler else _local_pool(local) as (executor, count):
+        chunks = _chunks(iter(items), max(1, min(MAX_CHUNK, total // (CHUNKS_AHEAD * count))))
+        results = _bounded_map(executor, function, chunks, CHUNKS_AHEAD * count)
+        yield from progress(results, description, unit, total)
 
 
-def _lots(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while lot := list(islice(items, size)):
-        yield lot
+def available_cpus() -> int:
+    """CPUs that this process may use, where the system tells; else all of the machine."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while chunk := list(islice(items, size)):
+        yield chunk
 
 
 @contextmanager
-def _workers(runtime: Runtime, items: int) -> Iterator[tuple[Executor, int]]:
-    """What takes the work, and how many items it does at a time."""
-    if runtime.scheduler:
-        with _dask(runtime.scheduler) as (pool, count):
-            yield pool, count
-        return
-    count = max(1, min(runtime.workers or len(os.sched_getaffinity(0)), items))
+def _local_pool(workers: int) -> Iterator[tuple[Executor, int]]:
+    """A pool of local processes, and their number."""
     with ProcessPoolExecutor(
-        max_workers=count,
+        max_workers=workers,
         mp_context=get_context("spawn"),
-        initializer=_die_with,
+        initializer=_end_with_parent,
         initargs=(os.getpid(),),
     ) as pool:
-        yield pool, count
+        yield pool, workers
 
 
 @contextmanager
 def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
-    """The workers of a running Dask cluster, which see this folder under the same path."""
+    """A running Dask cluster, and its number of threads. Its workers must share this folder."""
     try:
         from distributed import Client
     except ImportError:
         raise UserError(
-            "runtime.scheduler: needs Dask; `pip install 'aerialdreams[dask]'` here and there, or"
+            "runtime.scheduler: needs Dask; `pip install 'aerialdreams[dask]'` on every machine, or"
             ' set it to ""'
         ) from None
     try:
@@ -101,48 +100,56 @@ def _dask(scheduler: str) -> Iterator[tuple[Executor, int]]:
     with client:
         count = sum(client.nthreads().values())
         if not count:
-            raise WorkError(f"runtime.scheduler: {scheduler} has no worker; start `dask worker`")
+            raise WorkError(f"runtime.scheduler: {scheduler} has no workers; start `dask worker`")
         yield client.get_executor(pure=False), count
 
 
 def _bounded_map(
-    pool: Executor, work: Callable[[Item], Result], lots: Iterator[list[Item]], ahead: int
+    executor: Executor,
+    function: Callable[[Item], Result],
+    chunks: Iterator[list[Item]],
+    ahead: int,
 ) -> Iterator[Result]:
-    """`pool.map` that has at most `ahead` lots under way, so that results never pile up."""
+    """`executor.map` that submits at most `ahead` chunks before their results are consumed."""
     root = Path.cwd()
-    pending = deque(pool.submit(_here, root, work, lot) for lot in islice(lots, ahead))
+    pending = deque(
+        executor.submit(_run_chunk, root, function, chunk) for chunk in islice(chunks, ahead)
+    )
     try:
         while pending:
-            for outcome in pending.popleft().result():
-                if isinstance(outcome, (UserError, WorkError)):
-                    raise outcome
-                yield outcome
-            pending.extend(pool.submit(_here, root, work, lot) for lot in islice(lots, 1))
+            for result in pending.popleft().result():
+                if isinstance(result, (UserError, WorkError)):
+                    raise result
+                yield result
+            pending.extend(
+                executor.submit(_run_chunk, root, function, chunk) for chunk in islice(chunks, 1)
+            )
     finally:
-        for future in pending:  # where one failed, or nobody asks for more
+        for future in pending:  # after an error, or if the caller wants no more results
             future.cancel()
 
 
-def _here(
-    root: Path, work: Callable[[Item], Result], lot: list[Item]
+def _run_chunk(
+    root: Path, function: Callable[[Item], Result], chunk: list[Item]
 ) -> list[Result | UserError | WorkError]:
-    """Do the work in the project's folder: a worker of another machine may stand elsewhere.
+    """Process a chunk in the project's folder; a worker of a cluster may have started elsewhere.
 
-    Our errors come back as results. What lies behind one (GDAL's, say) may not bear the journey.
+    Our errors are returned as results, because the exceptions that they were raised from (such as
+    GDAL's) may not pickle.
     """
     if Path.cwd() != root:
         os.chdir(root)
-    outcomes: list[Result | UserError | WorkError] = []
+    results: list[Result | UserError | WorkError] = []
     try:
-        for item in lot:
-            outcomes.append(work(item))
+        for item in chunk:
+            results.append(function(item))
     except (UserError, WorkError) as error:
-        outcomes.append(type(error)(str(error)))
-    return outcomes
+        results.append(type(error)(str(error)))
+    return results
 
 
-def _die_with(parent: int) -> None:
-    """End this worker when the process that started it is gone, however it went."""
+def _end_with_parent(parent: int) -> None:
+    """Make this worker end when the process that started it has ended, even by SIGKILL."""
     # Ctrl-C reaches the whole process group; the stage itself decides how to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

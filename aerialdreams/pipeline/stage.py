@@ -19,20 +19,20 @@ import psutil
 
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
-from aerialdreams.pipeline import lock_file
+from aerialdreams.pipeline import portable_arithmetic
 from aerialdreams.pipeline.launch import is_launched
 
-GRACE = 6.0  # seconds that a stage whose `dvc` is gone has to save what it has
-
-
-LOCK_PATIENCE = GRACE + 4.0
+GRACE = 6.0  # seconds for a stage whose `dvc` is gone to save its state
+LOCK_TIMEOUT = GRACE + 4.0  # seconds to wait for such a stage's lock
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_PERMISSION = (errno.EACCES, errno.EROFS)
 
 
 def scratch_dir() -> Path:
-    """Folder for locks and checkpoints, in neither git nor DVC.
+    """Folder for checkpoints and other unfinished work, in neither git nor DVC.
 
-    `dvc exp run --temp` and `--queue` run in a copy that is thrown away; DVC_ROOT is then still
-    the place where the user works, and what is kept there serves the next try.
+    `dvc exp run --temp` and `--queue` run in a temporary copy of the project. DVC_ROOT then names
+    the project itself, so that the next run finds the checkpoints.
     """
     folder = Path(os.environ.get("DVC_ROOT", ".")) / "scratch"
     folder.mkdir(exist_ok=True)
@@ -42,20 +42,24 @@ def scratch_dir() -> Path:
 def run_stage(name: str, doc: str | None, main: Callable[[Params], str]) -> None:
     """Run a stage as `python -m stages.NAME` and exit with its code.
 
+    `stages/__init__.py` has set the environment by then (see `pipeline.environment`).
+
     Args:
         name: the stage's name in dvc.yaml.
-        doc: the stage module's docstring: what it reads and writes, shown by --help.
+        doc: the stage module's docstring, shown by --help: what it reads and writes.
         main: does the work and returns the summary line, in numbers.
     """
     argparse.ArgumentParser(
         prog=f"python -m stages.{name.replace('-', '_')}",
         description=doc,
         epilog="Values come from params.yaml. Exit codes: 0 done, 1 the work failed, 2 params or"
-        " files are wrong, 3 interrupted (what was saved is used by the next run).",
+        " files are wrong, 3 interrupted (the next run resumes from what was saved).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    _end_with_dvc()
+    _end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
+    if "torch" in sys.modules:  # imported by the stages that compute with it
+        portable_arithmetic.use_portable_kernels()
     sys.exit(_run(name, main))
 
 
@@ -63,33 +67,31 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
     began = time.monotonic()
     try:
         params = load_params()
-        if is_launched():  # of several; who started them holds the lock
+        if is_launched():  # the process that launched this rank holds the lock
             summary = main(params)
         else:
-            with _only_one(name):
-                lock_file.keep(scratch_dir())
+            with _lock(name):
                 summary = main(params)
     except UserError as error:
         return _fail(name, str(error), USER_ERROR)
     except WorkError as error:
         return _fail(name, str(error), FAILED)
-    except BrokenProcessPool:
-        advice = "was it out of memory? lower runtime.workers"
-        return _fail(name, f"a worker process was killed; {advice}, then `dvc repro`", FAILED)
     except KeyboardInterrupt:
-        return _fail(name, "interrupted; `dvc repro` goes on from what is saved", INTERRUPTED)
+        return _fail(name, "interrupted; `dvc repro` resumes from what was saved", INTERRUPTED)
+    except BrokenProcessPool:
+        advice = "it may have run out of memory; lower runtime.workers and run `dvc repro` again"
+        return _fail(name, f"a worker process was killed; {advice}", FAILED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            traceback.print_exc()
-            return FAILED
-        place = f"{error.filename}: " if error.filename else ""
-        advice = (
-            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see its rights"
-        )
-        return _fail(name, f"{place}{error.strerror}; {advice}, then `dvc repro` again", FAILED)
-    except Exception:
-        traceback.print_exc()  # a mistake of ours: the whole of it is what helps
-        return FAILED
+        if error.errno in DISK_FULL:
+            advice = "free some space and run `dvc repro` again"
+        elif error.errno in NO_PERMISSION:
+            advice = "check the permissions and run `dvc repro` again"
+        else:
+            return _fail_unforeseen(name, error)
+        file = f"{error.filename}: " if error.filename else ""
+        return _fail(name, f"{file}{error.strerror}; {advice}", FAILED)
+    except Exception as error:
+        return _fail_unforeseen(name, error)
     if os.environ.get("RANK", "0") == "0":
         print(f"{name}: {summary} ({time.monotonic() - began:.1f} s)", flush=True)
     return DONE
@@ -100,55 +102,75 @@ def _fail(name: str, message: str, code: int) -> int:
     return code
 
 
+def _fail_unforeseen(name: str, error: Exception) -> int:
+    """Report a bug in one line; its traceback goes to a file."""
+    rank = f"-rank-{os.environ['RANK']}" if is_launched() else ""
+    path = Path("scratch") / f"{name}{rank}-traceback.txt"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        traceback.print_exc()
+        return FAILED
+    reason = (str(error).strip().splitlines() or ["no message"])[0]
+    message = f"{type(error).__name__}: {reason}; the traceback is in {path}, please report it"
+    return _fail(name, message, FAILED)
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 @contextmanager
-def _only_one(name: str) -> Iterator[None]:
+def _lock(name: str) -> Iterator[None]:
     """Hold the stage's lock, so that no two processes write the same outputs.
 
-    It lies beside the outputs, not in `scratch()`: experiments in folders of their own may run
-    the same stage at the same time.
+    The lock file lies beside the outputs, not in `scratch_dir()`, because experiments in folders of
+    their own may run the same stage at the same time.
+
+    Raises:
+        WorkError: another process holds the lock.
     """
-    place = Path("scratch")
-    place.mkdir(exist_ok=True)
-    with (place / f"{name}.lock").open("w") as file:
-        deadline = time.monotonic() + LOCK_PATIENCE
+    folder = Path("scratch")
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise WorkError(f"{file.name}: another run of this stage holds it") from None
+                    raise WorkError(
+                        f"{file.name}: another process is running this stage; wait for it or end it"
+                    ) from None
                 time.sleep(0.2)
         yield
 
 
-def _end_with_dvc() -> None:
-    """End this process when the `dvc` that started it is gone, or the stage that it is a part of.
+def _end_with_parent() -> None:
+    """End this process when the `dvc`, or the launching stage, that it descends from has ended.
 
-    A killed `dvc` leaves its stage running, and the next `dvc repro` would start a second writer
-    beside it. DVC runs a stage through a shell, so the parent's death alone does not tell: look
-    for `dvc` among the ancestors. Started by hand there is none, and nothing to do.
+    A killed `dvc` leaves its stage running, and the next `dvc repro` would start a second process
+    that writes the same files. DVC runs a stage through a shell, so the death of the parent says
+    nothing: the ancestors are searched for `dvc`. A stage started by hand has none.
     """
     for ancestor in psutil.Process().parents():
         try:
             command = ancestor.cmdline()
         except psutil.Error:
             continue
-        stage = is_launched() and any(word.startswith("stages.") for word in command)
-        if stage or any(Path(word).name == "dvc" for word in command[:3]):
-            threading.Thread(target=_watch, args=(ancestor,), daemon=True).start()
+        launcher = is_launched() and any(word.startswith("stages.") for word in command)
+        if launcher or any(Path(word).name == "dvc" for word in command[:3]):
+            threading.Thread(target=_end_after, args=(ancestor,), daemon=True).start()
             return
 
 
-def _watch(dvc: psutil.Process) -> None:
-    # is_running() compares start times too, so a reused process id does not fool it. A zombie
-    # (dead, not yet collected by its own parent) has to be asked for.
+def _end_after(ancestor: psutil.Process) -> None:
+    # is_running() also compares start times, in case the process id has been reused. It counts a
+    # zombie, which its own parent has not waited for yet, as running.
     try:
-        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+        while ancestor.is_running() and ancestor.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.3)
     except psutil.NoSuchProcess:
         pass

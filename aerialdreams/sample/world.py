@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
 from aerialdreams.data.flair import METADATA, PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.params import Runtime, Sample
-from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.sample.ground import ZoneGround, write_ground
 from aerialdreams.sample.land import PATCH, draw_land
 from aerialdreams.sample.photograph import photograph
@@ -38,14 +36,21 @@ class ZoneTask:
     seed: list[int]
 
 
-def draw_world(root: Path, sample: Sample, runtime: Runtime) -> str:
-    """Draw the invented world into a folder, in FLAIR's layout; gives the stage's summary line."""
-    tasks = lay_out(root, sample.zones, sample.zone_side, sample.seed)
-    drawn = list(parallel_map(draw_zone, tasks, len(tasks), "zones drawn", runtime, "zones"))
-    metadata = {key: entry for _, entries in drawn for key, entry in entries.items()}
+def write_world(root: Path, zones: list[tuple[ZoneGround, dict[str, Any]]], seed: int) -> int:
+    """Write metadata and OpenStreetMap extract of zones that `draw_zone` has drawn.
+
+    Args:
+        root: folder of the world, in FLAIR's layout.
+        zones: the results of `draw_zone`, in the order of `lay_out`.
+        seed: of names and borders.
+
+    Returns:
+        The number of patches.
+    """
+    metadata = {key: entry for _, entries in zones for key, entry in entries.items()}
     write_json(root / METADATA, metadata)
-    write_ground(root / "sample.osm.pbf", [ground for ground, _ in drawn], sample.seed)
-    return f"{len(metadata)} patches in {len(tasks)} zones of {len(sample.zones)} domains drawn"
+    write_ground(root / "sample.osm.pbf", [ground for ground, _ in zones], seed)
+    return len(metadata)
 
 
 def lay_out(root: Path, zones: dict[str, list[str]], side: int, seed: int) -> list[ZoneTask]:

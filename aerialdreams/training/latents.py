@@ -20,12 +20,9 @@ from aerialdreams.data.dataset import decode_png, open_split
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import tokenize
-from aerialdreams.paths import LATENTS
+from aerialdreams.paths import EMPTY_CAPTION, LATENTS
 from aerialdreams.training.batches import batch_indices, draw_noise, draw_vae_noise, drop_captions
 from aerialdreams.util.seeding import seeded_generator
-
-# File with `text`, the embedding of the empty caption, (1, tokens, width).
-EMPTY_CAPTION = "empty.safetensors"
 
 
 class Sample(NamedTuple):

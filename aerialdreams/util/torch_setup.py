@@ -4,28 +4,27 @@ import os
 
 import torch
 
-from aerialdreams.pipeline.exact_roots import use_exact_roots
-
 CPU = torch.device("cpu")
-
-
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def configure_torch(threads: int) -> torch.device:
-    """Make torch give the same numbers every time; gives the device to work on.
+    """Make torch's results repeatable on this machine, for the rest of the process.
 
     Args:
-        threads: CPU threads of one operation. Sums on another number of threads round otherwise.
+        threads: CPU threads of one operation; another number rounds sums differently.
+
+    Returns:
+        The device to work on: the GPU if there is one.
     """
     # cuBLAS reads this when it starts (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
-    use_exact_roots()
-    # accelerate would set another number, by the machine's cores, for several processes on a CPU.
+    # With several processes on a CPU, accelerate would set another number, by the machine's cores.
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    # Strict mode also fills each new tensor with NaN, for code that reads what it never wrote.
+    # Deterministic mode also fills every new tensor with NaN, to expose reads of uninitialised
+    # memory; that costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

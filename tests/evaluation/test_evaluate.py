@@ -9,7 +9,7 @@ import torch
 
 from aerialdreams.data.images import write_image
 from aerialdreams.errors import UserError
-from aerialdreams.evaluation.feature_spaces import load_inception
+from aerialdreams.evaluation.feature_spaces import Inception, load_inception
 from aerialdreams.evaluation.metrics import miou_of_real
 from aerialdreams.generation.outputs import MANIFEST, read_generated
 from aerialdreams.params import Params
@@ -30,17 +30,22 @@ class Stand(torch.nn.Module):
         return images.float().mean((2, 3))
 
 
+def inception_of(params: Params, folder: Path) -> Inception | None:
+    stage = params.evaluate_fid
+    return load_inception(stage.inception_weights, stage.inception_sha256, folder, CPU)
+
+
 def test_no_weights_no_number(workdir: Path, params: Params) -> None:
-    assert load_inception(params.evaluate_fid, workdir, CPU) is None
+    assert inception_of(params, workdir) is None
 
 
 def test_missing_and_other_weights_are_refused(workdir: Path, params: Params) -> None:
     mine = changed(params, evaluate_fid={"inception_weights": "inception.pt"})
     with pytest.raises(UserError, match=r"inception\.pt: not found"):
-        load_inception(mine.evaluate_fid, workdir, CPU)
+        inception_of(mine, workdir)
     torch.jit.script(Stand()).save("inception.pt")
     with pytest.raises(UserError, match=r"inception\.pt: sha256 is .* ask for f58cb9"):
-        load_inception(mine.evaluate_fid, workdir, CPU)
+        inception_of(mine, workdir)
 
 
 def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> None:
@@ -50,7 +55,7 @@ def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> Non
     mine = changed(
         params, evaluate_fid={"inception_weights": str(path), "inception_sha256": digest}
     )
-    inception = load_inception(mine.evaluate_fid, workdir, CPU)
+    inception = inception_of(mine, workdir)
     assert inception is not None
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     found = inception(images).numpy()

@@ -27,9 +27,9 @@ from aerialdreams.models.stable_diffusion import (
 )
 from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
-from aerialdreams.paths import LATENTS
+from aerialdreams.paths import EMPTY_CAPTION, LATENTS
 from aerialdreams.training.controlnet import per_sample_loss
-from aerialdreams.training.latents import EMPTY_CAPTION, ControlNetBatches, Draws, LatentSource
+from aerialdreams.training.latents import ControlNetBatches, Draws, LatentSource
 from stages import base_model, encode_latents
 from tests.conftest import changed
 from tests.server import Site, serve

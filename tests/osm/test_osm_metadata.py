@@ -13,6 +13,7 @@ from rasterio.warp import transform
 from aerialdreams.data.index import INDEX_SCHEMA, SPLITS, read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
+from aerialdreams.osm.knowledge import SearchRadius
 from aerialdreams.osm.outlines import outlines
 from aerialdreams.params import Params
 from aerialdreams.paths import INDEX, OSM_METADATA
@@ -61,6 +62,11 @@ def of_extract(params: Params, folder: Path = DATA, **more: Any) -> Params:
     (extract,) = (folder / "osm").glob("*.osm.pbf")
     values = {"backend": "extract", "extract": str(extract)}
     return changed(params, osm_metadata=values | more)
+
+
+def radius_of(params: Params) -> SearchRadius:
+    stage = params.osm_metadata
+    return SearchRadius(stage.max_road_distance, stage.max_place_distance)
 
 
 def of_server(params: Params, server: Answers, **more: Any) -> Params:
@@ -163,14 +169,14 @@ def test_an_unreadable_extract_is_named(
     path = tmp_path / "cut.osm.pbf"
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(UserError, match=r"cut\.osm\.pbf: not a whole OpenStreetMap file"):
-        Extract(path, [], params.osm_metadata)
+        Extract(path, [], radius_of(params))
 
 
 def test_a_missing_extract_is_named(tmp_path: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"no\.osm\.pbf: not found; set osm_metadata\.extract"):
-        Extract(tmp_path / "no.osm.pbf", [], params.osm_metadata)
+        Extract(tmp_path / "no.osm.pbf", [], radius_of(params))
     with pytest.raises(UserError, match=r"has no \.osm\.pbf; set osm_metadata\.extract"):
-        Extract(tmp_path, [], params.osm_metadata)
+        Extract(tmp_path, [], radius_of(params))
 
 
 @pytest.mark.skipif(not shutil.which("osmium"), reason="osmium-tool is not installed")
@@ -183,7 +189,7 @@ def test_an_extract_cut_as_the_guide_says(workdir: Path, shared: Path, params: P
     of_whole = read_table(OSM_METADATA)
     (workdir / "osm").mkdir()
     stage = of_extract(params, shared, **near).osm_metadata
-    (workdir / "zones.geojson").write_text(outlines(read_index(), stage))
+    (workdir / "zones.geojson").write_text(outlines(read_index(), 1600))
     for command in OSMIUM_COMMANDS:
         words = command.replace("france.osm.pbf", stage.extract).split()
         subprocess.run(words, check=True, capture_output=True)

@@ -16,7 +16,13 @@ from aerialdreams.params import Params
 from aerialdreams.util.files import dvc_md5
 from stages import osm_metadata
 from tests.conftest import DATA, changed
-from tests.osm.test_osm_metadata import of_extract, of_server, recorded_patches, write_index
+from tests.osm.test_osm_metadata import (
+    of_extract,
+    of_server,
+    radius_of,
+    recorded_patches,
+    write_index,
+)
 from tests.overpass_server import Answers, zones
 
 
@@ -44,9 +50,14 @@ def zone() -> Zone:
     return Zone("D006_2020", "Z1_UU", tuple(bounds))
 
 
+def overpass_of(params: Params, folder: Path) -> Overpass:
+    server = params.osm_metadata.overpass
+    return Overpass(server.server, server.user_agent, server.pause, radius_of(params), folder)
+
+
 def asked(params: Params, server: Answers, folder: Path) -> Overpass:
     folder.mkdir(exist_ok=True)
-    return Overpass(of_server(params, server).osm_metadata, folder)
+    return overpass_of(of_server(params, server), folder)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +219,10 @@ def test_a_public_server_is_not_asked_by_nobody(
     settings = params.osm_metadata.overpass.model_dump() | {"server": server_url}
     nobody = changed(params, osm_metadata={"backend": "overpass", "overpass": settings})
     with pytest.raises(UserError, match=r"overpass\.user_agent: 'AerialDreams' names nobody"):
-        Overpass(nobody.osm_metadata, tmp_path)
+        overpass_of(nobody, tmp_path)
     settings |= {"user_agent": "AerialDreams (me@agency.example)", "pause": 0}
     named = changed(params, osm_metadata={"backend": "overpass", "overpass": settings})
-    assert Overpass(named.osm_metadata, tmp_path).pause >= 1
+    assert overpass_of(named, tmp_path).pause >= 1
 
 
 def test_requests_come_one_by_one_with_a_pause(
@@ -226,7 +237,7 @@ def test_requests_come_one_by_one_with_a_pause(
 def test_the_query_asks_what_the_recorded_one_asked(params: Params, shared: Path) -> None:
     """Statement by statement: nothing that a real server has not answered, but narrower."""
     bounds = next(z["lambert93_bounds"] for z in zones(shared / "osm") if "la-turbie" in z["name"])
-    ours = overpass.query(Zone("D006_2020", "Z1_UU", tuple(bounds)), params.osm_metadata)
+    ours = overpass.query(Zone("D006_2020", "Z1_UU", tuple(bounds)), radius_of(params))
     theirs = (shared / "osm/overpass/one-commune-la-turbie.overpassql").read_text()
     boxes = re.compile(r"\([-\d.]+(?:,[-\d.]+)+\)")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.params import Params, Runtime
+from aerialdreams.params import Params
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.util.files import dvc_md5
 from aerialdreams.util.scratch import resumable_folder
@@ -106,16 +106,13 @@ def test_a_bad_tile_is_named_from_afar(many: Params, cluster: tuple[str, list]) 
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     import dask
 
-    runtime = Runtime(
-        workers=1, scheduler="tcp://127.0.0.1:9", checkpoint_every=1, loaders=0, processes=1
-    )
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(
             WorkError, match=r"runtime\.scheduler: tcp://127\.0\.0\.1:9 cannot be reached"
         ),
     ):
-        list(parallel_map(str, [1], 1, "numbers", runtime))
+        list(parallel_map(str, [1], 1, "numbers", scheduler="tcp://127.0.0.1:9"))
 
 
 def test_unfinished_output_is_continued_under_its_key_only(workdir: Path) -> None:

@@ -12,7 +12,6 @@ from dvc.api import DVCFileSystem
 
 from aerialdreams.util.files import dvc_md5
 from tests.projects import (
-    GIT,
     clone,
     clone_with_cache,
     colleague,
@@ -81,7 +80,7 @@ def published(whole: Path, storage: Path, tmp_path_factory: pytest.TempPathFacto
     assert dvc(copy, "remote", "modify", "storage", "url", str(storage)).returncode == 0
     commit(copy, "where the data lie")
     for tag in ("dataset@v1.0.0", "controlnet@v1.0.0"):
-        subprocess.run([*GIT, "tag", "-a", tag, "-m", tag], cwd=copy, check=True)
+        subprocess.run(["git", "tag", "-a", tag, "-m", tag], cwd=copy, check=True)
     subprocess.run(["git", "clone", "-q", "--bare", str(copy), str(place / "bare.git")], check=True)
     return place / "bare.git"
 

@@ -7,10 +7,10 @@ import mlflow
 import pytest
 
 from aerialdreams.params import Params, flatten
-from aerialdreams.pipeline import tracking
+from aerialdreams.pipeline import mlflow_run, mlflow_store
+from aerialdreams.pipeline.mlflow_store import EXPERIMENT
 from aerialdreams.pipeline.tracking import (
     CONTROLNET_TAG,
-    EXPERIMENT,
     MODEL,
     flatten_numbers,
     log_evaluation,
@@ -34,14 +34,17 @@ def test_a_run_from_training_to_evaluation(
     data.mkdir()
     (data / "a.txt").write_text("a")
     kept = workdir / "kept.run"
-    with pytest.raises(KeyboardInterrupt), training_run(params, [Path("data")], kept) as run:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        training_run(flatten(params), [Path("data")], kept) as run,
+    ):
         run.metrics(1, {"loss": 2.0})
         run.metrics(2, {"loss": 1.5})
         raise KeyboardInterrupt
     assert run.id is not None
     assert store.get_run(run.id).info.status == "KILLED"
 
-    with training_run(params, [Path("data")], kept) as resumed:
+    with training_run(flatten(params), [Path("data")], kept) as resumed:
         resumed.metrics(2, {"loss": 1.5})  # done again after the last checkpoint
         resumed.metrics(3, {"loss": 1.0})
         model = workdir / "models/controlnet"
@@ -90,7 +93,7 @@ def test_a_failed_training_is_marked(
     store: mlflow.MlflowClient, workdir: Path, params: Params
 ) -> None:
     kept = workdir / "kept.run"
-    with pytest.raises(ValueError), training_run(params, [], kept) as run:
+    with pytest.raises(ValueError), training_run(flatten(params), [], kept) as run:
         raise ValueError
     assert run.id is not None
     assert store.get_run(run.id).info.status == "FAILED"
@@ -114,11 +117,11 @@ def test_a_store_that_is_down_stops_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "PATIENCE", 2.0)
-    with training_run(params, [], workdir / "kept.run") as run:
+    monkeypatch.setattr(mlflow_run, "PATIENCE", 2.0)
+    with training_run(flatten(params), [], workdir / "kept.run") as run:
         run.metrics(1, {"loss": 2.0})
     told = capsys.readouterr().err
-    assert "MLflow at http://127.0.0.1:9: the work goes on, the store does not answer" in told
+    assert "MLflow at http://127.0.0.1:9: the store does not answer, the work continues" in told
     assert "entries could not be stored and are lost" in told
     assert log_evaluation("abc", {"n": 1}, []) is None
 
@@ -130,7 +133,7 @@ def test_a_store_that_comes_back_gets_what_waited(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    connect, tries = tracking.connect, []
+    connect, tries = mlflow_store.connect, []
 
     def down_twice() -> tuple[mlflow.MlflowClient, str]:
         tries.append(1)
@@ -138,15 +141,15 @@ def test_a_store_that_comes_back_gets_what_waited(
             raise ConnectionError("refused")
         return connect()
 
-    monkeypatch.setattr(tracking, "connect", down_twice)
-    monkeypatch.setattr(tracking, "PAUSES", (0.1,))
-    with training_run(params, [], workdir / "kept.run") as run:
+    monkeypatch.setattr(mlflow_run, "connect", down_twice)
+    monkeypatch.setattr(mlflow_run, "RETRY_DELAYS", (0.1,))
+    with training_run(flatten(params), [], workdir / "kept.run") as run:
         for step in range(1, 6):
             run.metrics(step, {"loss": 1 / step})
     assert run.id is not None
     assert [p.step for p in store.get_metric_history(run.id, "loss")] == [1, 2, 3, 4, 5]
     told = capsys.readouterr().err
-    assert told.count("does not answer: refused") == 1 and "answers again" in told
+    assert told.count("the work continues: refused") == 1 and "answers again" in told
 
 
 def test_only_numbers_are_metrics() -> None:

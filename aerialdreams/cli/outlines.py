@@ -1,0 +1,29 @@
+"""`aerialdreams outlines`: the area of all zones as GeoJSON."""
+
+import argparse
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "outlines",
+        help="print the area of all zones as GeoJSON, to cut an OpenStreetMap extract to",
+        description="Print the area of all zones of data/patches.parquet as GeoJSON, with what is"
+        " searched around them.",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Read the patch index; gives the GeoJSON.
+
+    Raises:
+        UserError: the index or params.yaml is missing or wrong.
+    """
+    from aerialdreams.data.index import read_index
+    from aerialdreams.osm.outlines import outlines
+    from aerialdreams.params import load_params
+
+    stage = load_params().osm_metadata
+    return outlines(read_index(), max(stage.max_place_distance, stage.max_road_distance))

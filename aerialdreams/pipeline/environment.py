@@ -1,0 +1,51 @@
+"""The only module that sets environment variables and logging levels for a stage or a command.
+
+Libraries read most of these variables once, when they are loaded, so they are set first: by
+`stages/__init__.py` for the stages, by the `aerialdreams` command for itself. Child processes
+inherit them. A variable that the user has set keeps its value.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from aerialdreams.pipeline import portable_arithmetic
+
+VARIABLES = {
+    # No telemetry.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    # Idle OpenMP threads sleep. By default they spin, which gains nothing here and slows two
+    # trainings on one machine down by an order of magnitude.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Only errors from libraries whose other messages are for their developers.
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    # By default MLflow retries a request for minutes; `pipeline.mlflow_run` retries itself.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+STAGE_VARIABLES = {
+    # The caches of the Hugging Face libraries belong to the project, not to the home directory.
+    "HF_HOME": str(Path("scratch/huggingface").resolve()),
+    # Loading local models and data makes no request to the hub.
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def set_up_command() -> None:
+    """Set what the `aerialdreams` command needs. Call it before other libraries are imported."""
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # MLflow's database migrations
+
+
+def set_up_stage() -> None:
+    """Set what a stage needs. Call it before torch and the other libraries are imported."""
+    set_up_command()
+    for name, value in STAGE_VARIABLES.items():
+        os.environ.setdefault(name, value)
+    portable_arithmetic.set_instruction_caps()
