@@ -83,7 +83,7 @@ def test_side_files_are_read_whatever_gdal_is_set_to(
     with rasterio.open(tmp_path / f"mask{mask_suffix}", "w", driver, **profile) as file:
         file.write(ids, 1)
     for suffix in side_suffixes:
-        text = "0.2\n0\n0\n-0.2\n700000.1\n6599999.9\n"  # its point is the first pixel's centre
+        text = "0.2\n0\n0\n-0.2\n700000.1\n6599999.9\n"  # centre of the first pixel
         if suffix.endswith(".aux.xml"):
             transform = "<GeoTransform>700000, 0.2, 0, 6600000, 0, -0.2</GeoTransform>"
             transform = transform if len(side_suffixes) == 1 else ""
@@ -131,6 +131,20 @@ def test_a_palette_that_contradicts_its_values_is_followed(
     mask = read_user_mask(MASKS / f"paletted_other_indices/paletted_{name}", params.classes)
     assert np.array_equal(mask.class_ids, ids)
     assert "its palette contradicts its values: 1 is drawn in the colour of" in mask.notes[0]
+
+
+def test_a_palette_of_16_bit_values_is_followed(
+    ids: NDArray[np.uint8], params: Params, tmp_path: Path
+) -> None:
+    colours = {299 + i: (*c.rgb, 255) for i, c in enumerate(params.classes, start=1)}
+    profile = {"width": 64, "height": 64, "count": 1, "dtype": "uint16"}
+    path = tmp_path / "mask.tif"
+    with rasterio.open(path, "w", "GTiff", photometric="PALETTE", **profile) as file:
+        file.write(ids.astype(np.uint16) + 299, 1)
+        file.write_colormap(1, colours)
+    mask = read_user_mask(path, params.classes)
+    assert np.array_equal(mask.class_ids, ids)
+    assert "its palette contradicts its values" in mask.notes[0]
 
 
 def test_a_palette_of_other_colours_leaves_the_values(

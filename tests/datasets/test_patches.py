@@ -1,4 +1,4 @@
-"""Tiles and PNG files: pixels, ids and colours survive; damage is named."""
+"""Tiles and PNG files: pixels, ids and colours are kept; damaged files are named."""
 
 from pathlib import Path
 
