@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from aerialdreams.data.flair import CLASS_COUNT
+from aerialdreams.data.flair import CLASS_COUNT, DOMAIN, ZONE
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 
-Domain = Annotated[str, Field(pattern=r"^D\d{3}_\d{4}$")]
-Zone = Annotated[str, Field(pattern=r"^Z\d+_[UANFH]{2}$")]
+Domain = Annotated[str, Field(pattern=f"^{DOMAIN}$")]
+Zone = Annotated[str, Field(pattern=f"^{ZONE}$")]
 Url = Annotated[str, Field(pattern=r"^https?://.+")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
@@ -80,10 +80,13 @@ class PatchIndex(_Group):
     max_rejected: Share
 
     @model_validator(mode="after")
-    def _splits_apart(self) -> "PatchIndex":
-        both = sorted(set(self.validation_domains) & set(self.test_domains))
-        if both:
-            raise ValueError(f"{', '.join(both)}: in both validation_domains and test_domains")
+    def _disjoint_splits(self) -> "PatchIndex":
+        shared = sorted(set(self.validation_domains) & set(self.test_domains))
+        if shared:
+            raise ValueError(
+                f"{', '.join(shared)}: in both validation_domains and test_domains; remove it from"
+                " one of them"
+            )
         return self
 
 
@@ -298,17 +301,19 @@ class Params(_Group):
 
     @field_validator("classes")
     @classmethod
-    def _whole_class_table(cls, classes: list[LandCoverClass]) -> list[LandCoverClass]:
+    def _complete_class_table(cls, classes: list[LandCoverClass]) -> list[LandCoverClass]:
         if len(classes) != CLASS_COUNT:
             raise ValueError(
-                f"{len(classes)} entries; FLAIR #1 has {CLASS_COUNT}, in the order of their ids 1"
-                f" to {CLASS_COUNT}"
+                f"{len(classes)} entries; FLAIR #1 has {CLASS_COUNT} classes; list them in the"
+                f" order of their ids, 1 to {CLASS_COUNT}"
             )
         for field in ("name", "colour"):
             values = [getattr(land_cover, field) for land_cover in classes]
-            twice = sorted({value for value in values if values.count(value) > 1})
-            if twice:
-                raise ValueError(f"{field} {twice[0]!r} is used twice; each class needs its own")
+            duplicates = sorted({value for value in values if values.count(value) > 1})
+            if duplicates:
+                raise ValueError(
+                    f"{field} {duplicates[0]!r} is used twice; each class needs its own"
+                )
         return classes
 
     @model_validator(mode="after")

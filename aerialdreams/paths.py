@@ -1,57 +1,71 @@
-"""Where each stage writes its outputs, relative to the project's root.
+"""Paths of all stages' outputs, by stage, relative to the project's root.
 
-dvc.yaml names the same paths as `outs`, `metrics` and `plots`; tests/pipeline/test_pipeline.py
-compares the two.
+They are the `outs`, `metrics` and `plots` of dvc.yaml; tests/pipeline/test_paths.py compares them.
 """
 
 from pathlib import Path
 
-# raw-patches
+# raw-patches: FLAIR's tiles, their metadata and sources.json; with source `sample` sample.osm.pbf
 RAW = Path("data/raw")
+
 # patch-index
-INDEX = Path("data/patches.parquet")
-REJECTED = Path("data/rejected.csv")
-# tiff-to-png
+INDEX = Path("data/patches.parquet")  # one row per valid patch
+REJECTED = Path("data/rejected.csv")  # one row per rejected patch, with the reason
+
+# tiff-to-png: see data.images.image_path
 IMAGES = Path("data/images")
-# lut-masks
+
+# lut-masks: see data.images.mask_path
 MASKS = Path("data/masks")
+
 # class-percentages
-PERCENTAGES = Path("data/class_percentages.parquet")
-FREQUENCIES = Path("metrics/class_frequencies.csv")
+PERCENTAGES = Path("data/class_percentages.parquet")  # by patch
+FREQUENCIES = Path("metrics/class_frequencies.csv")  # by split
+
 # osm-metadata
-OSM_METADATA = Path("data/osm_metadata.parquet")
-OSM_ANSWERS = Path("data/osm_answers")
+OSM_METADATA = Path("data/osm_metadata.parquet")  # place names by patch
+OSM_ANSWERS = Path("data/osm_answers")  # raw responses of Overpass
+
 # captions
 CAPTIONS = Path("data/captions.parquet")
-CAPTIONS_TABLE = Path("data/captions.csv")
+CAPTIONS_TABLE = Path("data/captions.csv")  # the same, to read
 ZONES_PAGE = Path("data/zones.html")
+
 # dataset
-DATASET = Path("data/dataset")
+DATASET = Path("data/dataset")  # Parquet shards and their card
 CONTACT_SHEET = Path("data/contact_sheet.png")
+
 # base-model
 BASE = Path("models/base")
 VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
+
 # encode-latents
 LATENTS = Path("data/latents")
-EMPTY_CAPTION = "empty.safetensors"  # in it: `text`, the empty caption's embedding
+EMPTY_CAPTION = "empty.safetensors"  # in LATENTS; `text` in it is the empty caption's embedding
+
 # train-segmenter
 SEGMENTER = Path("models/segmenter")
 SEGMENTER_LOSSES = Path("metrics/segmenter.csv")
+
 # train-controlnet
 CONTROLNET = Path("models/controlnet")
 CONTROLNET_LOSSES = Path("metrics/controlnet.csv")
 CONTROLNET_VALIDATION_LOSSES = Path("metrics/controlnet_validation.csv")
+
 # generate-validation
 GENERATED = Path("data/generated")
+
 # evaluate-FID
-AGREEMENT = Path("data/agreement.parquet")
+AGREEMENT = Path("data/agreement.parquet")  # of generated images with their masks, by patch
 EVALUATION = Path("metrics/evaluation.json")
 IOU_TABLES = {
     "validation": Path("metrics/iou_validation.csv"),
     "test": Path("metrics/iou_test.csv"),
 }
+
 # evaluate-utility
 UTILITY = Path("metrics/utility.json")
+
 # report
 REPORT = Path("data/report.html")

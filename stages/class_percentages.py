@@ -1,9 +1,10 @@
 """class-percentages: the share of each class in each patch.
 
 Reads   data/patches.parquet, which has the pixel counts; the class table
-Writes  data/class_percentages.parquet: patch_id, and one column per class, named after it, with the
-        share of the patch's pixels, 0 to 1; metrics/class_frequencies.csv, percentages of each
-        class in each split, beside those that IGN publishes for FLAIR
+Writes  data/class_percentages.parquet: patch_id, and one column per class, named after it, with its
+        share of the patch's pixels, 0 to 1
+        metrics/class_frequencies.csv: the percentage of each class in each split, beside the one
+        that IGN publishes for FLAIR's train split
 """
 
 import csv
@@ -32,20 +33,24 @@ def main(params: Params) -> str:
     ]
     schema = pa.schema([("patch_id", pa.string()), *((name, pa.float64()) for name in names)])
     write_table(PERCENTAGES, rows, schema, IGN_CREDIT)
-    by_split = {split: shares[index["split"] == split].mean(0) for split in SPLITS}
-    write_frequencies(names, by_split)
-    present = int((shares.max(0) > 0).sum())
-    return f"{len(rows)} patches, {present} of {len(names)} classes present"
+    write_frequencies(names, {split: shares[index["split"] == split].mean(0) for split in SPLITS})
+    num_present = int((shares.max(0) > 0).sum())
+    return f"{len(rows)} patches, {num_present} of {len(names)} classes present"
 
 
-def write_frequencies(names: list[str], by_split: dict[str, NDArray[np.float64]]) -> None:
-    """Write the percentage of each class in each split, one row per class."""
+def write_frequencies(names: list[str], shares: dict[str, NDArray[np.float64]]) -> None:
+    """Write the percentage of each class in each split, one row per class.
+
+    Args:
+        names: of the classes.
+        shares: by split, the share of each class, 0 to 1, (classes,).
+    """
     with atomic_file(FREQUENCIES) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["class", *SPLITS, "flair_train"])
         for number, name in enumerate(names):
-            percents = [f"{100 * by_split[split][number]:.4f}" for split in SPLITS]
-            writer.writerow([name, *percents, f"{TRAIN_PERCENTAGES[number]:.2f}"])
+            percentages = [f"{100 * shares[split][number]:.4f}" for split in SPLITS]
+            writer.writerow([name, *percentages, f"{TRAIN_PERCENTAGES[number]:.2f}"])
 
 
 if __name__ == "__main__":

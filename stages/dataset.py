@@ -3,10 +3,12 @@
 Reads   data/patches.parquet, data/images/, data/masks/, data/captions.parquet,
         metrics/class_frequencies.csv
 Writes  data/dataset/data/{train,validation,test}-*.parquet and data/dataset/README.md, for
-        `datasets.load_dataset("data/dataset")`; data/contact_sheet.png, some patches of each split
+        `datasets.load_dataset("data/dataset")`
+        data/contact_sheet.png, some patches of each split
 """
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +17,31 @@ from datasets import Dataset, Features, Image, List, Value
 
 from aerialdreams.data.contact_sheet import GAP, image_grid
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
-from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.data.images import read_image, read_mask, resize_image, resize_mask, write_image
+from aerialdreams.data.flair import EPSG, PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.data.images import (
+    image_path,
+    mask_path,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+    write_image,
+)
 from aerialdreams.data.index import SPLITS, read_index
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
-from aerialdreams.paths import CAPTIONS, CONTACT_SHEET, DATASET, FREQUENCIES, IMAGES, INDEX, MASKS
+from aerialdreams.paths import CAPTIONS, CONTACT_SHEET, DATASET, FREQUENCIES, INDEX
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.util.files import atomic_folder, file_md5
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import read_table
 
-SHEET_ROWS, SHEET_SIZE = 6, 192  # patches of each split, and their size in pixels
+SHEET_ROWS = 6  # patches of each split
+SHEET_SIZE = 192  # height and width of a patch on the sheet, pixels
 
-COLUMNS = ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date")
+# Columns that are copied from the patch index.
+INDEX_COLUMNS = ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date")
 FEATURES = Features(
     {
         "patch_id": Value("string"),
@@ -53,35 +65,44 @@ def main(params: Params) -> str:
     rows = read_index().merge(captions, on="patch_id", validate="one_to_one")
     if len(rows) != len(captions):
         raise UserError(f"{CAPTIONS}: has other patches than the index; run `dvc repro captions`")
-    size = params.dataset.rows_per_shard
-    parts = [
-        (split, number, -(-len(chosen) // size), chosen.iloc[number * size : (number + 1) * size])
-        for split in SPLITS
-        for chosen in [rows[rows["split"] == split]]
-        for number in range(-(-len(chosen) // size))
-    ]
+    shards = list_shards(rows, params.dataset.rows_per_shard)
     with atomic_folder(DATASET) as folder:
         (folder / "data").mkdir()
-        for split, number, count, part in progress(parts, "shards", "shards", len(parts)):
-            path = folder / f"data/{split}-{number:05d}-of-{count:05d}.parquet"
-            write_shard(path, part)
+        for name, shard in progress(shards, "shards", "shards", len(shards)):
+            write_shard(folder / "data" / name, shard)
         (folder / "README.md").write_text(card(rows, params), encoding="utf-8")
         total = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
     write_sheet(CONTACT_SHEET, rows, params.classes)
-    return f"{len(rows)} patches in {len(parts)} shards, {total / 1e6:.1f} MB"
+    return f"{len(rows)} patches in {len(shards)} shards, {total / 1e6:.1f} MB"
+
+
+def list_shards(rows: pd.DataFrame, rows_per_shard: int) -> list[tuple[str, pd.DataFrame]]:
+    """The file name and the rows of each shard, in order of split and patch id."""
+    shards = []
+    for split in SPLITS:
+        part = rows[rows["split"] == split]
+        count = math.ceil(len(part) / rows_per_shard)
+        for number in range(count):
+            first = number * rows_per_shard
+            name = f"{split}-{number:05d}-of-{count:05d}.parquet"
+            shards.append((name, part.iloc[first : first + rows_per_shard]))
+    return shards
 
 
 def write_shard(path: Path, rows: pd.DataFrame) -> None:
-    """Write some patches, with their PNG files embedded, as one Parquet file."""
-    columns = {name: rows[name].astype(object).where(rows[name].notna(), None) for name in COLUMNS}
+    """Write some patches as one Parquet file, with their PNG files embedded."""
+    index_columns = {
+        name: rows[name].astype(object).where(rows[name].notna(), None).tolist()
+        for name in INDEX_COLUMNS
+    }
     table = {
         "patch_id": rows["patch_id"].tolist(),
-        "image": [_embed(IMAGES / f"IMG_{patch_id}.png") for patch_id in rows["patch_id"]],
-        "mask": [_embed(MASKS / f"MSK_{patch_id}.png") for patch_id in rows["patch_id"]],
+        "image": [_embed(image_path(patch_id)) for patch_id in rows["patch_id"]],
+        "mask": [_embed(mask_path(patch_id)) for patch_id in rows["patch_id"]],
         "caption": rows["caption"].tolist(),
         "captions": [list(variants) for variants in rows["variants"]],
-    } | {name: column.tolist() for name, column in columns.items()}
-    Dataset.from_dict(table, features=FEATURES).to_parquet(path)
+    }
+    Dataset.from_dict(table | index_columns, features=FEATURES).to_parquet(path)
 
 
 def _embed(path: Path) -> dict[str, bytes | str]:
@@ -92,16 +113,16 @@ def _embed(path: Path) -> dict[str, bytes | str]:
 
 
 def write_sheet(path: Path, rows: pd.DataFrame, classes: list[LandCoverClass]) -> None:
-    """Write a contact sheet of some patches of each split with their masks."""
-    columns = []
+    """Write a contact sheet: for each split, some masks and their images side by side."""
+    grids = []
     for split in SPLITS:
         chosen = rows.loc[rows["split"] == split, "patch_id"].tolist()
         chosen = [chosen[number * len(chosen) // SHEET_ROWS] for number in range(SHEET_ROWS)]
-        images = [resize_image(read_image(IMAGES / f"IMG_{n}.png"), SHEET_SIZE) for n in chosen]
-        masks = [resize_mask(read_mask(MASKS / f"MSK_{n}.png"), SHEET_SIZE) for n in chosen]
-        columns.append(image_grid(masks, [images], classes))
-    gap = np.full((columns[0].shape[0], 4 * GAP, 3), 255, np.uint8)
-    write_image(path, np.hstack([columns[0], gap, columns[1], gap, columns[2]]))
+        images = [resize_image(read_image(image_path(name)), SHEET_SIZE) for name in chosen]
+        masks = [resize_mask(read_mask(mask_path(name)), SHEET_SIZE) for name in chosen]
+        grids.append(image_grid(masks, [images], classes))
+    gap = np.full((grids[0].shape[0], 4 * GAP, 3), 255, np.uint8)
+    write_image(path, np.hstack([grids[0], gap, grids[1], gap, grids[2]]))
 
 
 def card(rows: pd.DataFrame, params: Params) -> str:
@@ -111,13 +132,13 @@ def card(rows: pd.DataFrame, params: Params) -> str:
         for split, part in ((split, rows[rows["split"] == split]) for split in SPLITS)
     )
     try:
-        _, *shares = csv.reader(FREQUENCIES.read_text(encoding="utf-8").splitlines())
+        _, *frequencies = csv.reader(FREQUENCIES.read_text(encoding="utf-8").splitlines())
     except FileNotFoundError:
         raise UserError(f"{FREQUENCIES}: not found; run `dvc repro`") from None
     classes = "\n".join(
-        f"| {number} | {land_cover.name} | `{land_cover.colour}` | {' | '.join(share[1:])} |"
-        for number, (land_cover, share) in enumerate(
-            zip(params.classes, shares, strict=True), start=1
+        f"| {class_id} | {land_cover.name} | `{land_cover.colour}` | {' | '.join(percentages)} |"
+        for class_id, (land_cover, (_, *percentages)) in enumerate(
+            zip(params.classes, frequencies, strict=True), start=1
         )
     )
     examples = "\n".join(f"- {rows[rows['split'] == split]['caption'].iloc[0]}" for split in SPLITS)
@@ -144,11 +165,11 @@ images. `datasets.load_dataset` loads this folder.
 | `image` | RGB, bands 1 to 3 of FLAIR's image, as PNG |
 | `mask` | paletted PNG: the pixel is the class id, the palette has FLAIR's colours |
 | `caption` | where the patch is and what covers it |
-| `captions` | one caption per template, to draw from in training |
-| `domain`, `zone` | FLAIR's; the domain's name has département and year |
-| `origin_x`, `origin_y` | north-west corner in EPSG:2154, metres |
+| `captions` | one caption per template, for training |
+| `domain`, `zone` | FLAIR's; a domain is named after its département and year |
+| `origin_x`, `origin_y` | north-west corner in EPSG:{EPSG}, metres |
 | `longitude`, `latitude` | centre, WGS 84 |
-| `date` | of the photograph; null if IGN does not give it |
+| `date` | of the photograph; null if IGN does not publish it |
 
 Splits are by domain, so that no patch has a neighbour in another split.
 
@@ -164,24 +185,25 @@ Percentages of the pixels of each split, and of FLAIR #1's train split as publis
 {classes}
 
 ## Captions
-Template: {templates}. The place starts with its finest level; classes are in order of area, without
-those below {params.captions.floor_percent:g} % of the patch. The first of each split:
+Template: {templates}. Place names run from the finest level to the coarsest. Classes are in order
+of area, without those below {params.captions.floor_percent:g} % of the patch. The first caption of
+each split:
 
 {examples}
 
 ## Provenance
-Made by AerialDreams' pipeline from the source `{params.raw_patches.source}`. The same code,
-params and tiles give the same bytes. MD5 of the inputs:
+AerialDreams' pipeline built this dataset from the source `{params.raw_patches.source}`. The same
+code, parameters and tiles give the same bytes. MD5 of the inputs:
 
 | file | MD5 |
 |---|---|
 {hashes}
 
 ## Credits
-- Images and masks: {IGN_CREDIT}, https://ignf.github.io/FLAIR/. With the source `sample` they are
-  drawn by AerialDreams in FLAIR's format and show no real place.
+- Images and masks: {IGN_CREDIT}, https://ignf.github.io/FLAIR/. With the source `sample`,
+  AerialDreams drew them in FLAIR's format; they show no real place.
 - Place names in captions: {OSM_CREDIT}, https://www.openstreetmap.org/copyright. The captions are
-  a database derived from OpenStreetMap and stay under the ODbL.
+  a database derived from OpenStreetMap, and remain under the ODbL.
 """
 
 

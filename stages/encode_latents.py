@@ -19,11 +19,10 @@ from safetensors.torch import save_file
 from aerialdreams.data.augmentation import ORIENTATIONS, orient
 from aerialdreams.data.dataset import (
     Patch,
-    batched,
     evenly_spaced_patches,
     read_captions,
     read_shard,
-    shards,
+    shard_paths,
 )
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.models.stable_diffusion import (
@@ -35,6 +34,7 @@ from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, EMPTY_CAPTION, LATENTS
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.util.batched import batched
 from aerialdreams.util.files import atomic_file, fingerprint
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
@@ -55,7 +55,7 @@ def main(params: Params) -> str:
     num_captions = num_truncated = 0
     with resumable_folder(LATENTS, scratch_dir(), key) as folder:
         save(folder / EMPTY_CAPTION, {"text": encode_prompts(base, [""]).cpu().to(dtype)})
-        paths = shards("train")
+        paths = shard_paths("train")
         for path in progress(paths, "shards encoded", "shards", len(paths)):
             captions = read_captions(path)
             num_captions += len(captions)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from aerialdreams.data.dataset import batched, count_patches, read_patches
+from aerialdreams.data.dataset import count_patches, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.feature_spaces import Images, Inception, Judge, load_inception
 from aerialdreams.evaluation.metrics import (
@@ -48,6 +48,7 @@ from aerialdreams.params import Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
+from aerialdreams.util.batched import batched
 from aerialdreams.util.files import atomic_file, read_json, write_json
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
-from aerialdreams.data.dataset import batched, count_patches, decode_png, open_split, read_patches
+from aerialdreams.data.dataset import count_patches, decode_png, open_split, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.metrics import (
     agreement,
@@ -37,6 +37,7 @@ from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
 from aerialdreams.training.losses import class_weights
 from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
+from aerialdreams.util.batched import batched
 from aerialdreams.util.files import read_json, write_json
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder

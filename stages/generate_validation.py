@@ -27,19 +27,19 @@ from accelerate import PartialState
 from affine import Affine
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 
 from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.dataset import (
     Patch,
-    batched,
     count_patches,
     load_evenly_spaced,
     read_patches,
     read_zones,
 )
-from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.data.georeference import LAMBERT_93, GeoReference
+from aerialdreams.data.flair import EPSG, PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.images import read_image, resize_mask, write_image
 from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
@@ -53,6 +53,7 @@ from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.distributed import init_distributed
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.util.batched import batched
 from aerialdreams.util.files import dvc_md5, fingerprint, write_json
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
@@ -202,7 +203,7 @@ def write_geotiffs(
     patch, request = output.patch, output.request
     pixel = PIXEL_SIZE * PATCH_SIZE / len(image)
     reference = GeoReference(
-        Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), LAMBERT_93
+        Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), CRS.from_epsg(EPSG)
     )
     tags = {
         "SYNTHETIC": "YES",

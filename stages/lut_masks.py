@@ -1,14 +1,14 @@
-"""lut-masks: each mask as a paletted PNG, which is class ids and colours in one file.
+"""lut-masks: each mask as a paletted PNG, which holds class ids and colours in one file.
 
 Reads   data/patches.parquet, data/raw/, the class table
 Writes  data/masks/MSK_nnnnnn.png: pixel = class id, palette = the classes' colours
 
-A killed run continues with the masks that are complete.
+A killed run resumes with the masks that are missing.
 """
 
 from pathlib import Path
 
-from aerialdreams.data.images import write_mask
+from aerialdreams.data.images import mask_path, write_mask
 from aerialdreams.data.index import read_index
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.data.tiles import read_tile
@@ -22,11 +22,11 @@ from aerialdreams.util.scratch import resumable_folder
 
 def main(params: Params) -> str:
     index = read_index(["patch_id", "mask_path"])
-    # The index holds the hash of every tile, so it stands for all of data/raw.
+    # The index has the hash of every tile, so data/raw itself need not be hashed.
     key = fingerprint(params.classes, __file__, [INDEX])
     with resumable_folder(MASKS, scratch_dir(), key) as folder:
         tasks = (
-            (RAW / row.mask_path, folder / f"MSK_{row.patch_id}.png", params.classes)
+            (RAW / row.mask_path, mask_path(row.patch_id, folder), params.classes)
             for row in index.itertuples()
         )
         runtime = params.runtime
@@ -43,7 +43,7 @@ def main(params: Params) -> str:
 
 
 def convert(task: tuple[Path, Path, list[LandCoverClass]]) -> int:
-    """Write the PNG of a mask, unless it exists; gives its size in bytes."""
+    """Write the PNG of a mask unless it exists; returns its size in bytes."""
     tiff, png, classes = task
     if not png.exists():
         write_mask(png, read_tile(tiff).bands[0], classes)

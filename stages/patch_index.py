@@ -1,8 +1,10 @@
-"""patch-index: check every patch and write the index, the one list of patches.
+"""patch-index: check every patch and write the patch index, the only list of patches.
 
-Reads   data/raw/ and its metadata JSON
-Writes  data/patches.parquet, one row per good patch
+Reads   data/raw/, including its metadata JSON
+Writes  data/patches.parquet, one row per valid patch
         data/rejected.csv, one row per rejected patch, with the reason
+
+A patch's CRS and origin come from its image, never from its mask; see aerialdreams/data/tiles.py.
 """
 
 import csv
@@ -20,9 +22,12 @@ from aerialdreams.data.flair import (
     EPSG,
     PATCH_EXTENT,
     PATCH_FOLDERS,
+    PATCH_FOLDERS_HINT,
     PATCH_NAME,
+    PATCH_NAME_HINT,
     PATCH_SIZE,
     PIXEL_SIZE,
+    image_stem,
 )
 from aerialdreams.data.index import INDEX_SCHEMA, SPLITS
 from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids
@@ -35,19 +40,22 @@ from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.util.files import atomic_file, file_md5
 from aerialdreams.util.tables import write_table
 
-# FLAIR's transforms carry float noise, which is far below a tenth of a pixel.
+# Metres. The float noise of FLAIR's transforms is far below a tenth of a pixel.
 TOLERANCE = PIXEL_SIZE / 10
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of a patch, and its entry of FLAIR's metadata."""
+    """The files with one patch id below `root`, and the patch's entry in FLAIR's metadata.
+
+    A valid patch has exactly one image and one mask; `check` rejects others.
+    """
 
     root: Path
     patch_id: str
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # empty if there is no entry
 
 
 def main(params: Params) -> str:
@@ -73,7 +81,7 @@ def main(params: Params) -> str:
         first = "; ".join(f"{file}: {reason}" for _, file, reason in rejected[:3])
         raise UserError(
             f"{len(rejected)} of {len(pairs)} patches are bad, more than patch_index.max_rejected"
-            f" ({stage.max_rejected:.2%}) allows; the first: {first}; {REJECTED} lists all"
+            f" ({stage.max_rejected:.2%}) allows; {REJECTED} lists all, the first are {first}"
         )
     assign_splits(rows, stage)
     add_centres(rows)
@@ -84,13 +92,13 @@ def main(params: Params) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """FLAIR's metadata by image name. Ids may be missing here or on disk.
+    """FLAIR's metadata by image name. It may lack patches, or have some that are not on disk.
 
     Raises:
         UserError: the file is missing, or not a JSON object of objects.
     """
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8-sig"))  # a BOM is no matter
+        metadata = json.loads(path.read_text(encoding="utf-8-sig"))  # accepts a BOM
     except FileNotFoundError:
         raise UserError(
             f"{path}: not found; IGN's metadata of the patches comes in the archive of the images;"
@@ -112,7 +120,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def find_pairs(root: Path, metadata: dict[str, Any]) -> list[Pair]:
-    """Group the tiles under a folder by patch, in order of patch id.
+    """Group the tiles below a folder by patch, in order of patch id.
 
     Raises:
         UserError: there are no tiles.
@@ -123,14 +131,14 @@ def find_pairs(root: Path, metadata: dict[str, Any]) -> list[Pair]:
         if name:
             files.setdefault(name[2], {"IMG": [], "MSK": []})[name[1]].append(path)
     if not files:
-        raise UserError(f"{root}: has no IMG_nnnnnn.tif or MSK_nnnnnn.tif in its folders")
+        raise UserError(f"{root}: has no {PATCH_NAME_HINT} in its folders")
     return [
         Pair(
             root,
             patch_id,
             tuple(tiles["IMG"]),
             tuple(tiles["MSK"]),
-            metadata.get(f"IMG_{patch_id}", {}),
+            metadata.get(image_stem(patch_id), {}),
         )
         for patch_id, tiles in sorted(files.items())
     ]
@@ -140,12 +148,12 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     """Check a patch.
 
     Returns:
-        Its row of the index, without split, centre and grid position; or, for a bad patch,
-        (patch_id, file, reason).
+        For a valid patch its row of the index, still without split, centre and grid position; for a
+        bad patch (patch_id, file, reason).
     """
-    for files, others, kind in (
-        (pair.images, pair.masks, "image"),
-        (pair.masks, pair.images, "mask"),
+    for kind, files, others in (
+        ("image", pair.images, pair.masks),
+        ("mask", pair.masks, pair.images),
     ):
         if not files:
             return pair.patch_id, str(others[0]), f"no {kind} with this number"
@@ -154,7 +162,7 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     (image_path,), (mask_path,) = pair.images, pair.masks
     folders = domain_and_zone(image_path, pair.root)
     if not folders:
-        return pair.patch_id, str(image_path), "not in folders named Dxxx_yyyy and Zn_LL"
+        return pair.patch_id, str(image_path), f"not in folders named {PATCH_FOLDERS_HINT}"
     if domain_and_zone(mask_path, pair.root) != folders:
         reason = f"not in the same domain and zone as its image, {'/'.join(folders)}"
         return pair.patch_id, str(mask_path), reason
@@ -166,6 +174,7 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     for path, flaw in ((image_path, image_flaw(image)), (mask_path, mask_flaw(mask, image))):
         if flaw:
             return pair.patch_id, str(path), flaw
+    origin_x, origin_y = image.origin  # the mask's is equal within TOLERANCE
     return {
         "patch_id": pair.patch_id,
         "domain": folders[0],
@@ -175,8 +184,8 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
         "image_md5": file_md5(image_path),
         "mask_md5": file_md5(mask_path),
         "pixels": class_pixel_counts(mask.bands).tolist(),
-        "origin_x": round(image.origin[0], 1),
-        "origin_y": round(image.origin[1], 1),
+        "origin_x": round(origin_x, 1),
+        "origin_y": round(origin_y, 1),
         "date": pair.metadata.get("date"),
         "time": pair.metadata.get("time"),
         "camera": pair.metadata.get("camera"),
@@ -184,18 +193,21 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
 
 
 def domain_and_zone(path: Path, root: Path) -> tuple[str, str] | None:
-    """Domain and zone of a tile, by the folders that it is in; None if they do not say."""
+    """Domain and zone of a tile, from the names of its folders; None if they name none."""
     folders = PATCH_FOLDERS.fullmatch(path.relative_to(root).as_posix())
     return (folders[1], folders[2]) if folders else None
 
 
 def image_flaw(image: Tile) -> str | None:
-    """Why an image is not one of FLAIR's, or None."""
+    """Why an image is not in FLAIR's format, or None if it is.
+
+    The patch's CRS is checked here: the image's must have FLAIR's EPSG code, or none, as the local
+    CRS named "Lambert-93" that some of FLAIR's tiles have.
+    """
     if image.bands.shape != (BANDS, PATCH_SIZE, PATCH_SIZE):
         return f"shape {image.bands.shape}, not ({BANDS}, {PATCH_SIZE}, {PATCH_SIZE})"
     if image.bands.dtype != "uint8":
         return f"type {image.bands.dtype}, not uint8"
-    # Images without a code are in Lambert-93; another code means another place.
     epsg = image.crs.to_epsg() if image.crs else None
     if epsg not in (None, EPSG):
         return f"EPSG:{epsg}, not EPSG:{EPSG}"
@@ -206,21 +218,24 @@ def image_flaw(image: Tile) -> str | None:
 
 
 def mask_flaw(mask: Tile, image: Tile) -> str | None:
-    """Why a mask does not fit its image, or None. Its CRS is not read: see `data.tiles`."""
+    """Why a mask does not fit its image, or None if it does.
+
+    The mask's CRS is not checked, because most are damaged: the patch has its image's.
+    """
     if mask.bands.shape != (1, PATCH_SIZE, PATCH_SIZE):
         return f"shape {mask.bands.shape}, not (1, {PATCH_SIZE}, {PATCH_SIZE})"
     if mask.bands.dtype != "uint8":
         return f"type {mask.bands.dtype}, not uint8"
     if any(abs(a - b) > TOLERANCE for a, b in zip(mask.origin, image.origin, strict=True)):
         return f"north-west corner at {mask.origin}, its image's is at {image.origin}"
-    bad = invalid_ids(mask.bands)
-    if bad:
-        return f"class id {', '.join(map(str, bad))}, not 1 to {CLASS_COUNT}"
+    invalid = invalid_ids(mask.bands)
+    if invalid:
+        return f"class id {', '.join(map(str, invalid))}, not 1 to {CLASS_COUNT}"
     return None
 
 
 def assign_splits(rows: list[dict[str, Any]], stage: PatchIndex) -> None:
-    """Set each row's split by its domain, never by patch: neighbours look alike.
+    """Set each row's split by its domain, so that no patch has a neighbour in another split.
 
     Raises:
         UserError: a split is empty.
@@ -235,7 +250,7 @@ def assign_splits(rows: list[dict[str, Any]], stage: PatchIndex) -> None:
     for split in SPLITS:
         if not any(row["split"] == split for row in rows):
             raise UserError(
-                f"{RAW}: has no good patch for the {split} split; its domains are"
+                f"{RAW}: has no valid patch for the {split} split; its domains are"
                 f" {', '.join(sorted({row['domain'] for row in rows}))};"
                 " patch_index.validation_domains and test_domains assign them"
             )
@@ -243,24 +258,24 @@ def assign_splits(rows: list[dict[str, Any]], stage: PatchIndex) -> None:
 
 def add_grid(rows: list[dict[str, Any]]) -> None:
     """Set each row's position in the grid of its zone; 0, 0 is the north-west corner."""
-    corners: dict[tuple[str, str], tuple[float, float]] = {}
+    origins: dict[tuple[str, str], tuple[float, float]] = {}
     for row in rows:
         zone = (row["domain"], row["zone"])
-        west, north = corners.get(zone, (row["origin_x"], row["origin_y"]))
-        corners[zone] = min(west, row["origin_x"]), max(north, row["origin_y"])
+        west, north = origins.get(zone, (row["origin_x"], row["origin_y"]))
+        origins[zone] = min(west, row["origin_x"]), max(north, row["origin_y"])
     for row in rows:
-        west, north = corners[row["domain"], row["zone"]]
+        west, north = origins[row["domain"], row["zone"]]
         row["zone_column"] = round((row["origin_x"] - west) / PATCH_EXTENT)
         row["zone_row"] = round((north - row["origin_y"]) / PATCH_EXTENT)
 
 
 def add_centres(rows: list[dict[str, Any]]) -> None:
-    """Set each row's centre, from the transform: the metadata's centroids are up to 24 m off."""
+    """Set each row's centre from its origin: the metadata's centroids are up to 24 m off."""
     x = [row["origin_x"] + PATCH_EXTENT / 2 for row in rows]
     y = [row["origin_y"] - PATCH_EXTENT / 2 for row in rows]
     longitudes, latitudes = transform(f"EPSG:{EPSG}", "EPSG:4326", x, y)
     for row, longitude, latitude in zip(rows, longitudes, latitudes, strict=True):
-        # 1e-7 degrees are a centimetre; below that, versions of PROJ differ.
+        # 1e-7 degrees are a centimetre; further digits differ between versions of PROJ.
         row["longitude"], row["latitude"] = round(longitude, 7), round(latitude, 7)
 
 

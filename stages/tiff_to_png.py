@@ -1,14 +1,14 @@
 """tiff-to-png: red, green and blue of each image as a PNG.
 
 Reads   data/patches.parquet, data/raw/
-Writes  data/images/IMG_nnnnnn.png, RGB, 512 x 512
+Writes  data/images/IMG_nnnnnn.png: RGB, at full resolution
 
-A killed run continues with the images that are complete.
+A killed run resumes with the images that are missing.
 """
 
 from pathlib import Path
 
-from aerialdreams.data.images import write_image
+from aerialdreams.data.images import image_path, write_image
 from aerialdreams.data.index import read_index
 from aerialdreams.data.tiles import read_tile
 from aerialdreams.params import Params
@@ -21,11 +21,11 @@ from aerialdreams.util.scratch import resumable_folder
 
 def main(params: Params) -> str:
     index = read_index(["patch_id", "image_path"])
-    # The index holds the hash of every tile, so it stands for all of data/raw.
+    # The index has the hash of every tile, so data/raw itself need not be hashed.
     key = fingerprint([], __file__, [INDEX])
     with resumable_folder(IMAGES, scratch_dir(), key) as folder:
         tasks = (
-            (RAW / row.image_path, folder / f"IMG_{row.patch_id}.png") for row in index.itertuples()
+            (RAW / row.image_path, image_path(row.patch_id, folder)) for row in index.itertuples()
         )
         runtime = params.runtime
         converted = parallel_map(
@@ -41,7 +41,7 @@ def main(params: Params) -> str:
 
 
 def convert(task: tuple[Path, Path]) -> int:
-    """Write the PNG of a tile, unless it exists; gives its size in bytes."""
+    """Write the PNG of a tile unless it exists; returns its size in bytes."""
     tiff, png = task
     if not png.exists():
         write_image(png, read_tile(tiff).bands[:3].transpose(1, 2, 0))

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerialdreams.data.credits import IGN_CREDIT
-from aerialdreams.data.images import read_image, read_mask, resize_image, resize_mask
+from aerialdreams.data.images import (
+    image_path,
+    mask_path,
+    read_image,
+    read_mask,
+    resize_image,
+    resize_mask,
+)
 from aerialdreams.data.index import read_index
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.params import Params
@@ -92,12 +99,12 @@ class TrainPatches(SegmentationPatches):
         return len(self.ids)
 
     def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = read_image(IMAGES / f"IMG_{self.ids[row]}.png")
+        image = read_image(image_path(self.ids[row]))
         return resize_image(image, self.size), self.mask(row)
 
     def mask(self, row: int) -> NDArray[np.uint8]:
         """The mask of a patch, class ids, (size, size)."""
-        return resize_mask(read_mask(MASKS / f"MSK_{self.ids[row]}.png"), self.size)
+        return resize_mask(read_mask(mask_path(self.ids[row])), self.size)
 
     def masks(self) -> Iterator[NDArray[np.uint8]]:
         """All masks."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aerialdreams.errors import UserError
+from aerialdreams.paths import BASE, CONTROLNET
 
 EXAMPLES = """\
 examples:
@@ -61,10 +62,8 @@ def add_parser(subparsers: Any) -> None:
         default=0.01,
         help="largest share of pixels that may have a colour of no class (default 0.01)",
     )
-    parser.add_argument(
-        "--controlnet", type=Path, default=Path("models/controlnet"), help="a model's folder"
-    )
-    parser.add_argument("--base", type=Path, default=Path("models/base"), help="its base model")
+    parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="a model's folder")
+    parser.add_argument("--base", type=Path, default=BASE, help="its base model")
     parser.set_defaults(run=run)
 
 
@@ -146,7 +145,7 @@ def run(args: argparse.Namespace) -> str:
     from aerialdreams.generation.painter import Painter
 
     image = Painter(args.controlnet, args.base).paint(
-        mask.ids,
+        mask.class_ids,
         args.prompt,
         seed=args.seed,
         negative_prompt=args.negative_prompt,
@@ -179,7 +178,7 @@ def _pixel_size(args: argparse.Namespace, mask: Any, model_pixel_size: float) ->
 
     if mask.georeference:
         try:
-            return ground_pixel_size(mask.georeference, *mask.ids.shape[::-1])
+            return ground_pixel_size(mask.georeference, *mask.class_ids.shape[::-1])
         except NotSquareError as error:
             raise UserError(
                 f"{args.mask}: {error}; warp it to a projection in metres first, such as `gdalwarp"

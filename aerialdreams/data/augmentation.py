@@ -1,4 +1,4 @@
-"""Augmentation: orientations of images and masks, and changes of an image's look."""
+"""Augmentation: orientations of images and masks; colours, blur and noise of images."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ ORIENTATIONS = 8  # of a square: four rotations, each also mirrored
 
 
 def draw_orientations(seed: int, step: int, batch_size: int) -> list[int]:
-    """A random orientation for each sample of a training step; see `orient`."""
+    """A random orientation, 0 to 7, for each sample of a training step; see `orient`."""
     generator = seeded_generator(seed, "turns", step)
     return torch.randint(ORIENTATIONS, (batch_size,), generator=generator).tolist()
 
@@ -21,8 +21,8 @@ def orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
     Args:
         image: shape (size, size, ...).
-        orientation: 0 changes nothing; 1 to 3 are quarter turns to the left; 4 to 7 are the same,
-            then mirrored left to right. An image and its mask take the same one.
+        orientation: 0 to 3 are so many quarter turns to the left; 4 to 7 are the same, then
+            mirrored left to right. An image and its mask need the same orientation.
     """
     image = np.rot90(image, orientation % 4)
     return image[:, ::-1] if orientation >= 4 else image
@@ -31,15 +31,16 @@ def orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def jitter_colours(images: Tensor, seed: int, step: int) -> Tensor:
     """Change contrast and brightness of each channel of each image at random.
 
-    A segmenter is to recognise land cover whatever the camera's colours.
+    It makes a segmenter robust to cameras' colours.
 
     Args:
-        images: -1..1, shape (batch, 3, height, width).
-        seed: the training's.
-        step: the step's number.
+        images: RGB, -1 to 1, (batch, 3, height, width).
+        seed: of the training.
+        step: number of the training step.
 
     Returns:
-        The same shape; contrast times 0.85 to 1.15, brightness plus -0.1 to 0.1.
+        The same shape, with contrast multiplied by 0.85 to 1.15 and brightness shifted by up to
+        0.1; not clipped.
     """
     generator = seeded_generator(seed, "tint", step)
     gain = 1 + 0.3 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
@@ -48,17 +49,18 @@ def jitter_colours(images: Tensor, seed: int, step: int) -> Tensor:
 
 
 def blur_and_add_noise(images: Tensor, seed: int, step: int) -> Tensor:
-    """Blur each image and add noise, by random amounts; three of eight images are not blurred.
+    """Blur each image and add noise, both by random amounts.
 
-    A segmenter is to recognise land cover in sharp and in soft, in clean and in grainy images.
+    It makes a segmenter robust to the sharpness and the grain of images. Three of eight images are
+    not blurred.
 
     Args:
-        images: -1..1, shape (batch, 3, height, width).
-        seed: the training's.
-        step: the step's number.
+        images: RGB, -1 to 1, (batch, 3, height, width).
+        seed: of the training.
+        step: number of the training step.
 
     Returns:
-        The same shape; noise has a standard deviation of 0 to 0.15.
+        The same shape, with Gaussian noise of standard deviation 0 to 0.15; not clipped.
     """
     generator = seeded_generator(seed, "wear", step)
     blurred = images

@@ -1,4 +1,4 @@
-"""Contact sheets: masks in their colours, with real and generated images beside them."""
+"""Contact sheets: masks in their colours beside real and generated images."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,15 @@ def image_grid(
     columns: Sequence[Sequence[NDArray[np.uint8]]],
     classes: list[LandCoverClass],
 ) -> NDArray[np.uint8]:
-    """One row per mask: the mask in its colours, then its images.
+    """A grid with one row per mask: the mask in its colours, then its images.
 
     Args:
-        masks: class ids, each (size, size).
+        masks: class ids, each (size, size); at least one.
         columns: for each column after the first, one RGB image (size, size, 3) per mask.
         classes: the class table.
 
     Returns:
-        RGB, with white gaps.
+        RGB, 0 to 255, (height, width, 3), with white gaps between the images.
     """
     all_columns = [[mask_to_rgb(mask, classes) for mask in masks], *columns]
     size = masks[0].shape[0]

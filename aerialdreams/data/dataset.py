@@ -1,10 +1,12 @@
-"""The captioned dataset: Parquet shards that Hugging Face `datasets` loads directly."""
+"""The captioned dataset: Parquet shards that Hugging Face `datasets` loads directly.
+
+A split is train, validation or test; `folder` is the dataset's folder.
+"""
 
 import io
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +16,12 @@ from PIL import Image
 
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.errors import UserError
+from aerialdreams.paths import DATASET
 
 if TYPE_CHECKING:
     from datasets import Dataset
-from aerialdreams.paths import DATASET
 
-Item = TypeVar("Item")
-
-
-# What models are trained on, and where it is.
+# The columns that `Patch` needs; stages/dataset.py writes some more.
 COLUMNS = [
     *("patch_id", "image", "mask", "caption", "captions"),
     *("domain", "zone", "origin_x", "origin_y"),
@@ -30,133 +29,158 @@ COLUMNS = [
 
 
 class Patch(NamedTuple):
-    """One row of the dataset."""
+    """One row of the dataset.
+
+    Attributes:
+        patch_id: six digits.
+        image: RGB, 0 to 255, (height, width, 3).
+        mask: class ids, (height, width).
+        caption: the patch's caption.
+        captions: one caption per template.
+        domain: its domain's name.
+        zone: its zone's name, unique within the domain.
+        origin: x and y of the north-west corner in the dataset's CRS (see `data.flair`), metres.
+    """
 
     patch_id: str
-    image: NDArray[np.uint8]  # RGB, (512, 512, 3)
-    mask: NDArray[np.uint8]  # class ids, (512, 512)
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
     caption: str
-    captions: list[str]  # one per template
+    captions: list[str]
     domain: str
     zone: str
-    origin: tuple[float, float]  # north-west corner in EPSG:2154, metres
+    origin: tuple[float, float]
 
 
 class Split(NamedTuple):
-    """A split in memory, at the models' image size."""
+    """Patches of a split in memory, resized to the models' image size.
+
+    Attributes:
+        patch_ids: one per patch.
+        images: RGB, 0 to 255, (patches, size, size, 3).
+        masks: class ids, (patches, size, size).
+        captions: one per patch.
+    """
 
     patch_ids: list[str]
-    images: NDArray[np.uint8]  # RGB, (patches, size, size, 3)
-    masks: NDArray[np.uint8]  # class ids, (patches, size, size)
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
     captions: list[str]
 
 
-def shards(split: str) -> list[Path]:
-    """A split's shards, in the order of their rows.
+def shard_paths(split: str, folder: Path = DATASET) -> list[Path]:
+    """The files of a split, in the order of their rows.
 
     Raises:
         UserError: the dataset has no such split.
     """
-    paths = sorted((DATASET / "data").glob(f"{split}-*.parquet"))
+    paths = sorted((folder / "data").glob(f"{split}-*.parquet"))
     if not paths:
         raise UserError(
-            f"{DATASET}: no {split} shards; run `dvc repro dataset` or `dvc pull dataset`"
+            f"{folder}: no {split} shards; run `dvc repro dataset` or `dvc pull dataset`"
         )
     return paths
 
 
-def read_patches(split: str) -> Iterator[Patch]:
-    """The patches of a split, in order of patch_id, read as they are needed.
+def read_patches(split: str, folder: Path = DATASET) -> Iterator[Patch]:
+    """The patches of a split in order of patch_id, read lazily.
 
     Raises:
         UserError: a shard is missing or damaged.
     """
-    for path in shards(split):
+    for path in shard_paths(split, folder):
         yield from read_shard(path)
 
 
-def count_patches(split: str) -> int:
-    """How many patches a split has."""
-    return sum(pq.ParquetFile(path).metadata.num_rows for path in shards(split))
+def count_patches(split: str, folder: Path = DATASET) -> int:
+    """The number of patches in a split."""
+    return sum(_num_rows(path) for path in shard_paths(split, folder))
 
 
 def read_shard(path: Path) -> Iterator[Patch]:
-    """The patches of one shard, read as they are needed."""
-    for row in _rows(path):
-        yield _patch(row)
+    """The patches of one shard, read lazily.
+
+    Raises:
+        UserError: the shard is missing or damaged.
+    """
+    for row in _read_rows(path):
+        yield _to_patch(row)
 
 
 def read_captions(path: Path) -> list[str]:
     """All captions of one shard, without reading its images."""
-    return [caption for row in _rows(path, ["captions"]) for caption in row["captions"]]
+    return [caption for row in _read_rows(path, ["captions"]) for caption in row["captions"]]
 
 
-def read_zones(split: str) -> dict[tuple[str, str], list[str]]:
+def read_zones(split: str, folder: Path = DATASET) -> dict[tuple[str, str], list[str]]:
     """Patch ids by (domain, zone) of a split, without reading its images."""
     zones: dict[tuple[str, str], list[str]] = {}
-    for path in shards(split):
-        for row in _rows(path, ["patch_id", "domain", "zone"]):
+    for path in shard_paths(split, folder):
+        for row in _read_rows(path, ["patch_id", "domain", "zone"]):
             zones.setdefault((row["domain"], row["zone"]), []).append(row["patch_id"])
     return zones
 
 
-def _patch(row: dict[str, Any]) -> Patch:
-    image, mask = decode_png(row["image"]), decode_png(row["mask"])
+def _num_rows(path: Path) -> int:
+    return int(pq.ParquetFile(path).metadata.num_rows)
+
+
+def _to_patch(row: dict[str, Any]) -> Patch:
     return Patch(
-        row["patch_id"],
-        image,
-        mask,
-        row["caption"],
-        row["captions"],
-        row["domain"],
-        row["zone"],
-        (row["origin_x"], row["origin_y"]),
+        patch_id=row["patch_id"],
+        image=decode_png(row["image"]),
+        mask=decode_png(row["mask"]),
+        caption=row["caption"],
+        captions=row["captions"],
+        domain=row["domain"],
+        zone=row["zone"],
+        origin=(row["origin_x"], row["origin_y"]),
     )
 
 
-def _rows(path: Path, columns: list[str] = COLUMNS) -> Iterator[dict[str, Any]]:
+def _read_rows(path: Path, columns: list[str] = COLUMNS) -> Iterator[dict[str, Any]]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=16, columns=columns):
             yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); `dvc checkout` it") from None
+        raise UserError(f"{path}: cannot be read ({error}); run `dvc checkout {DATASET}`") from None
 
 
-def load_split(split: str, size: int) -> Split:
+def load_split(split: str, size: int, folder: Path = DATASET) -> Split:
     """A whole split in memory, resized to `size` x `size` pixels."""
-    return stack_patches(read_patches(split), size)
+    return stack_patches(read_patches(split, folder), size)
 
 
-def load_evenly_spaced(split: str, count: int, size: int) -> Split:
-    """As `load_split`, but only `count` patches, spread evenly over the split."""
-    return stack_patches(evenly_spaced_patches(split, count), size)
+def load_evenly_spaced(split: str, count: int, size: int, folder: Path = DATASET) -> Split:
+    """`evenly_spaced_patches` in memory, resized to `size` x `size` pixels."""
+    return stack_patches(evenly_spaced_patches(split, count, folder), size)
 
 
-def evenly_spaced_patches(split: str, count: int) -> Iterator[Patch]:
-    """`count` patches spread evenly over a split, or all if it has fewer.
+def evenly_spaced_patches(split: str, count: int, folder: Path = DATASET) -> Iterator[Patch]:
+    """`count` patches spread evenly over a split, or all if it has fewer, read lazily.
 
-    Only the shards that hold them are read.
+    Shards that hold none of them are not read.
     """
-    paths = shards(split)
-    lengths = [pq.ParquetFile(path).metadata.num_rows for path in paths]
+    paths = shard_paths(split, folder)
+    lengths = [_num_rows(path) for path in paths]
     total = sum(lengths)
     count = min(count, total)
-    wanted = {number * total // count for number in range(count)}
+    chosen = {number * total // count for number in range(count)}
     first = 0
     for path, length in zip(paths, lengths, strict=True):
-        if not wanted.isdisjoint(range(first, first + length)):
-            for number, row in enumerate(_rows(path), first):
-                if number in wanted:
-                    yield _patch(row)
+        if not chosen.isdisjoint(range(first, first + length)):
+            for number, row in enumerate(_read_rows(path), first):
+                if number in chosen:
+                    yield _to_patch(row)
         first += length
 
 
-def open_split(split: str) -> "Dataset":
+def open_split(split: str, folder: Path = DATASET) -> "Dataset":
     """A split as a Hugging Face dataset, with random access; images are undecoded PNG."""
-    from datasets import Image as ImageFeature  # slow to import, and few need it
+    from datasets import Image as ImageFeature  # slow to import, and few callers need it
     from datasets import load_dataset
 
-    files = [str(path) for path in shards(split)]
+    files = [str(path) for path in shard_paths(split, folder)]
     rows = load_dataset("parquet", data_files={split: files}, split=split)
     for column in ("image", "mask"):
         rows = rows.cast_column(column, ImageFeature(decode=False))
@@ -164,28 +188,28 @@ def open_split(split: str) -> "Dataset":
 
 
 def stack_patches(patches: Iterable[Patch], size: int) -> Split:
-    """Patches in memory, resized to `size` x `size` pixels; there must be at least one.
+    """Patches in memory, resized to `size` x `size` pixels.
 
     Images are resized by area average, masks by nearest neighbour.
+
+    Args:
+        patches: at least one.
+        size: new height and width, pixels.
     """
-    ids, images, masks, captions = [], [], [], []
+    patch_ids, images, masks, captions = [], [], [], []
     for patch in patches:
-        ids.append(patch.patch_id)
+        patch_ids.append(patch.patch_id)
         images.append(resize_image(patch.image, size))
         masks.append(resize_mask(patch.mask, size))
         captions.append(patch.caption)
-    return Split(ids, np.stack(images), np.stack(masks), captions)
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items; the last may be shorter (Python 3.12 has itertools.batched)."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    return Split(patch_ids, np.stack(images), np.stack(masks), captions)
 
 
 def decode_png(value: dict[str, Any]) -> NDArray[np.uint8]:
-    """Decode an image or mask of the dataset, whose `bytes` are a PNG.
+    """Decode an image or a mask of the dataset.
+
+    Args:
+        value: a value of the column `image` or `mask`; its key `bytes` holds a PNG.
 
     Returns:
         RGB, (height, width, 3), or class ids, (height, width).

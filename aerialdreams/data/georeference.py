@@ -1,4 +1,4 @@
-"""Where a raster is on the ground, and how large its pixels are there."""
+"""Georeferences of rasters, and the size of their pixels on the ground."""
 
 import math
 import re
@@ -9,19 +9,18 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform as transform_points
 
-LAMBERT_93 = CRS.from_epsg(2154)
-WGS_84 = CRS.from_epsg(4326)
 # WGS 84's ellipsoid: semi-major axis in metres, and squared eccentricity.
 SEMI_MAJOR_AXIS, ECCENTRICITY_2 = 6378137.0, 0.00669437999014
-TOLERANCE = 0.01  # by which pixels may differ from squares of one size
+TOLERANCE = 0.01  # relative difference up to which pixel sizes count as equal
+MAX_SHEAR = 1e-3  # pixels; more than the float noise of transforms
 
 
 class GeoReference(NamedTuple):
-    """A raster's position.
+    """A raster's georeference.
 
     Attributes:
-        transform: from pixel coordinates (column, row) to the CRS.
-        crs: None if the file does not say.
+        transform: from pixel coordinates (column, row) to coordinates in the CRS.
+        crs: None if the file has none.
     """
 
     transform: Affine
@@ -29,41 +28,42 @@ class GeoReference(NamedTuple):
 
 
 class NotSquareError(ValueError):
-    """A raster's pixels are not squares of one size on the ground, north up."""
+    """A raster's pixels are not north-up squares of one size on the ground."""
 
 
 def ground_pixel_size(reference: GeoReference, width: int, height: int) -> float:
-    """Side of a pixel on the ground, metres, measured at the raster's place.
+    """Side of a raster's pixels on the ground, metres.
 
-    What a CRS calls a metre may be another length on the ground (EPSG:3857 stretches France by
-    half), so sizes are measured as geodesic distances on WGS 84, whatever the CRS. Where they agree
-    with the CRS's own within `TOLERANCE`, those are returned: pixels of 0.2 m in Lambert-93 are
-    0.2 m. A CRS that does not say where it is, and no CRS at all, are believed.
+    A metre of a CRS can be another length on the ground (in EPSG:3857 1.5 times as long at the
+    latitude of France), so pixels are measured as geodesic distances on WGS 84. Where these differ
+    from the CRS's own by less than `TOLERANCE`, the latter are returned: pixels of 0.2 m in
+    Lambert-93 are 0.2 m. Without a CRS, or with a local one that has no relation to WGS 84, pixels
+    have the size that the transform gives.
 
     Args:
-        reference: the raster's position.
-        width: columns.
-        height: rows.
+        reference: the raster's georeference.
+        width: of the raster, pixels.
+        height: of the raster, pixels.
 
     Raises:
-        NotSquareError: pixels are rotated, mirrored, not square, or of different sizes; the message
-            says which, and continues a sentence about the file.
+        NotSquareError: pixels are rotated, mirrored, not square, or of different sizes. The message
+            says which; it has no subject, so that callers can put the file's name before it.
     """
     transform, crs = reference
-    if transform.a <= 0 or transform.e >= 0 or _shear(transform, width, height) > 1e-3:
+    if transform.a <= 0 or transform.e >= 0 or _shear(transform, width, height) > MAX_SHEAR:
         raise NotSquareError("is rotated or mirrored against its CRS")
     unit = _unit_in_metres(crs) if crs else 1.0
     nominal = [transform.a * unit, -transform.e * unit]
-    points = [(0.1, 0.1), (0.9, 0.1), (0.5, 0.5), (0.1, 0.9), (0.9, 0.9)]
     sides = nominal
     if crs:
+        points = [(0.1, 0.1), (0.9, 0.1), (0.5, 0.5), (0.1, 0.9), (0.9, 0.9)]
         try:
             sides = [
                 side
-                for column, row in points
-                for side in _measure(transform, crs, column * width, row * height)
+                for x, y in points
+                for side in _geodesic_pixel_size(transform, crs, x * width, y * height)
             ]
-        except Exception:  # GDAL's many: the CRS is local and does not say where it is
+        except Exception:  # one of many that GDAL raises if a local CRS has no relation to WGS 84
             sides = nominal
     if max(sides) > min(sides) * (1 + TOLERANCE):
         raise NotSquareError(
@@ -75,19 +75,21 @@ def ground_pixel_size(reference: GeoReference, width: int, height: int) -> float
 
 
 def _shear(transform: Affine, width: int, height: int) -> float:
-    """By how many pixels rows and columns deviate from the axes over the whole raster."""
+    """Deviation of rows and columns from the axes over the whole raster, pixels."""
     return max(abs(transform.b) * height, abs(transform.d) * width) / abs(transform.a)
 
 
-def _measure(transform: Affine, crs: CRS, column: float, row: float) -> tuple[float, float]:
+def _geodesic_pixel_size(
+    transform: Affine, crs: CRS, column: float, row: float
+) -> tuple[float, float]:
     """Width and height of a pixel on the ground, metres."""
-    here, east, south = (
+    corner, east, south = (
         transform @ point for point in ((column, row), (column + 1, row), (column, row + 1))
     )
-    xs, ys = zip(here, east, south, strict=True)
-    longitudes, latitudes = transform_points(crs, WGS_84, xs, ys)
+    xs, ys = zip(corner, east, south, strict=True)
+    longitudes, latitudes = transform_points(crs, "EPSG:4326", xs, ys)
     if not all(map(math.isfinite, (*longitudes, *latitudes))):
-        raise ValueError("the CRS does not reach there")
+        raise ValueError("outside the CRS's area of use")
     return (
         _distance(longitudes[0], latitudes[0], longitudes[1], latitudes[1]),
         _distance(longitudes[0], latitudes[0], longitudes[2], latitudes[2]),
@@ -95,9 +97,9 @@ def _measure(transform: Affine, crs: CRS, column: float, row: float) -> tuple[fl
 
 
 def _distance(longitude: float, latitude: float, longitude_2: float, latitude_2: float) -> float:
-    """Metres between two points, degrees, that are a few pixels apart.
+    """Distance in metres between two points that are a few pixels apart, given in degrees.
 
-    By the radii of curvature of the ellipsoid (Snyder 1987, Map Projections, p. 24-25).
+    Uses the ellipsoid's radii of curvature (Snyder 1987, Map Projections, p. 24-25).
     """
     phi = math.radians((latitude + latitude_2) / 2)
     w = math.sqrt(1 - ECCENTRICITY_2 * math.sin(phi) ** 2)
@@ -108,9 +110,9 @@ def _distance(longitude: float, latitude: float, longitude_2: float, latitude_2:
 
 
 def _unit_in_metres(crs: CRS) -> float:
-    """Length of a CRS's unit, metres; 1 if it has none."""
+    """Length of a CRS's unit, metres; 1 for degrees and for units without a length."""
     try:
         return float(crs.linear_units_factor[1])
-    except CRSError:  # of local and geographic CRS
+    except CRSError:  # raised for local and geographic CRS
         unit = re.search(r'(?:LENGTH)?UNIT\["[^"]*", *([0-9.eE+-]+)', crs.to_wkt())
         return float(unit[1]) if unit and not crs.is_geographic else 1.0

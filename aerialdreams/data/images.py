@@ -1,6 +1,6 @@
-"""Images and masks as PNG files, and at other sizes.
+"""Images and masks as PNG files, and resizing of both.
 
-A mask on disk is a paletted PNG: the pixel is the class id, the palette the class table's colours.
+A mask on disk is a paletted PNG: pixels are class ids, and the palette has the classes' colours.
 """
 
 import zlib
@@ -10,20 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from aerialdreams.data.flair import image_stem, mask_stem
 from aerialdreams.data.land_cover import LandCoverClass, palette
 from aerialdreams.errors import UserError
+from aerialdreams.paths import IMAGES, MASKS
 from aerialdreams.util.files import atomic_file
 
 
-def write_image(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write an RGB image as PNG.
+def image_path(patch_id: str, folder: Path = IMAGES) -> Path:
+    """A patch's image; tiff-to-png writes them all."""
+    return folder / f"{image_stem(patch_id)}.png"
 
-    Photographs compress by run lengths and Huffman codes alone: Z_RLE is four times as fast as
-    zlib's level 6 and gives smaller files (benchmarks/tiff_to_png.py).
+
+def mask_path(patch_id: str, folder: Path = MASKS) -> Path:
+    """A patch's mask; lut-masks writes them all."""
+    return folder / f"{mask_stem(patch_id)}.png"
+
+
+def write_image(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write an image as PNG.
+
+    zlib's strategy Z_RLE (run lengths and Huffman codes only) is four times as fast as its level 6
+    on photographs, and gives smaller files (benchmarks/tiff_to_png.py).
 
     Args:
         path: the file.
-        rgb: uint8, (height, width, 3).
+        rgb: RGB, (height, width, 3), or RGB and alpha, (height, width, 4).
     """
     with atomic_file(path) as partial:
         Image.fromarray(rgb).save(partial, "PNG", compress_type=zlib.Z_RLE)
@@ -44,7 +56,10 @@ def write_mask(path: Path, mask: NDArray[np.uint8], classes: list[LandCoverClass
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an RGB PNG: uint8, (height, width, 3).
+    """Read an RGB PNG.
+
+    Returns:
+        RGB, 0 to 255, (height, width, 3).
 
     Raises:
         UserError: the file is missing, damaged, or not RGB.
@@ -53,10 +68,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask PNG: class ids, (height, width).
+    """Read a mask that `write_mask` wrote.
+
+    Returns:
+        Class ids, (height, width).
 
     Raises:
-        UserError: the file is missing, damaged, or not paletted (its ids are lost then).
+        UserError: the file is missing, damaged, or not a paletted PNG.
     """
     return _read_png(path, "P")
 
@@ -78,10 +96,10 @@ def _read_png(path: Path, mode: str) -> NDArray[np.uint8]:
 
 
 def resize_image(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize a square image: by area average (Pillow's BOX) when shrinking, else bicubic.
+    """Resize a square image, by area average (Pillow's BOX) when shrinking, else bicubic.
 
     Args:
-        rgb: (height, width, 3).
+        rgb: RGB, 0 to 255, (height, width, 3).
         size: new height and width, pixels.
     """
     shrinks = size <= rgb.shape[0]
@@ -90,7 +108,7 @@ def resize_image(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def resize_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize a square mask by nearest neighbour, which never mixes ids.
+    """Resize a square mask by nearest neighbour: any other method would invent class ids.
 
     Args:
         mask: class ids, (height, width).

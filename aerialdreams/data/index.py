@@ -1,5 +1,6 @@
 """The patch index: one row per patch. It is the only list of patches that later stages read."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -26,24 +27,26 @@ INDEX_SCHEMA = pa.schema(
         ("pixels", pa.list_(pa.int32(), CLASS_COUNT)),  # count per class, entry = class id - 1
         ("zone_row", pa.int32()),  # position in the zone's grid of patches; 0, 0 is north-west
         ("zone_column", pa.int32()),
-        ("origin_x", pa.float64()),  # north-west corner, EPSG:2154, from the image's transform
+        # North-west corner from the image's transform, metres in flair.EPSG; see `data.tiles`.
+        ("origin_x", pa.float64()),
         ("origin_y", pa.float64()),
         ("longitude", pa.float64()),  # centre, degrees, WGS 84
         ("latitude", pa.float64()),
-        ("date", pa.string()),
+        ("date", pa.string()),  # of the photograph, YYYY-MM-DD; null if the metadata lack it
         ("time", pa.string()),
         ("camera", pa.string()),
     ]
 )
 
 
-def read_index(columns: list[str] | None = None) -> "pd.DataFrame":
+def read_index(columns: list[str] | None = None, path: Path = INDEX) -> "pd.DataFrame":
     """Read the patch index, in order of patch_id.
 
     Args:
-        columns: those to read; None for all.
+        columns: names of the columns to read; None reads all.
+        path: the index.
 
     Raises:
         UserError: the index is missing or damaged.
     """
-    return read_table(INDEX, columns)
+    return read_table(path, columns)

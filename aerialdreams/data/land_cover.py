@@ -1,4 +1,7 @@
-"""The class table. Class ids are the truth; colours only show them."""
+"""The class table: names and colours of the land-cover classes.
+
+Masks hold class ids. Colours are for display only.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +11,7 @@ from aerialdreams.data.flair import CLASS_COUNT
 
 
 class LandCoverClass(BaseModel):
-    """A row of the class table; its id is its position, counted from 1."""
+    """A row of the class table; its position, counted from 1, is the class id."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -17,7 +20,7 @@ class LandCoverClass(BaseModel):
 
     @property
     def rgb(self) -> tuple[int, int, int]:
-        """The colour as red, green, blue in 0..255."""
+        """The colour as red, green, blue, 0 to 255."""
         return (int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16))
 
 
@@ -37,13 +40,20 @@ def mask_to_rgb(mask: NDArray[np.uint8], classes: list[LandCoverClass]) -> NDArr
         classes: the class table.
 
     Returns:
-        RGB in 0..255, (height, width, 3).
+        RGB, 0 to 255, (height, width, 3).
     """
     return np.frombuffer(palette(classes), np.uint8).reshape(256, 3)[mask]
 
 
 def class_pixel_counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels per class in one or several masks, shape (classes,), entry = class id - 1."""
+    """Pixels per class in one or several masks.
+
+    Args:
+        mask: class ids, any shape; values that are no class ids are not counted.
+
+    Returns:
+        (classes,), index = class id - 1.
+    """
     return np.bincount(mask.ravel(), minlength=CLASS_COUNT + 1)[1 : CLASS_COUNT + 1]
 
 

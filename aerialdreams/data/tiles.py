@@ -1,7 +1,9 @@
 """FLAIR's GeoTIFF tiles.
 
-A patch's CRS and position are taken from its image's tile: most masks have a local CRS without an
-EPSG code that GDAL cannot reproject.
+A patch's CRS and origin come from its image (IMG_*.tif), never from its mask: most masks have a
+local CRS without an EPSG code, which GDAL cannot reproject. stages/patch_index.py takes both from
+the `Tile` that `read_tile` returns for the image: `image_flaw` checks the CRS, and `check` writes
+the origin to the patch index, from which all later stages read it.
 """
 
 from pathlib import Path
@@ -15,17 +17,24 @@ from rasterio.errors import RasterioError
 
 from aerialdreams.errors import UserError
 
-# Without this GDAL lists a tile's folder, to look for side files, which takes as long as reading a
-# mask. FLAIR's tiles have none.
+# FLAIR's tiles have no side files. Searching their folders for some would take an eighth of the
+# time to read a mask.
 GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
 class Tile(NamedTuple):
-    """A GeoTIFF's pixels and georeference."""
+    """A tile's pixels and georeference.
 
-    bands: NDArray[np.uint8]  # (bands, height, width)
-    origin: tuple[float, float]  # x and y of the north-west corner, in the CRS's units
-    pixel_size: tuple[float, float]  # width and height of a pixel, in the CRS's units
+    Attributes:
+        bands: (bands, height, width).
+        origin: x and y of the north-west corner, in the CRS's units.
+        pixel_size: width and height of a pixel, in the CRS's units.
+        crs: None if the file has none.
+    """
+
+    bands: NDArray[np.uint8]
+    origin: tuple[float, float]
+    pixel_size: tuple[float, float]
     crs: CRS | None
 
 
@@ -45,9 +54,9 @@ def read_tile(path: Path) -> Tile:
                 crs=file.crs,
             )
     except RasterioError as error:
-        raise UserError(f"{path}: cannot be read ({reason_of(error)}); fetch it again") from None
+        raise UserError(f"{path}: cannot be read ({gdal_message(error)}); fetch it again") from None
 
 
-def reason_of(error: BaseException) -> str:
-    """GDAL's own message: rasterio keeps it as the cause of its "Read failed"."""
+def gdal_message(error: BaseException) -> str:
+    """GDAL's message, first line; rasterio keeps it as the cause of its "Read failed"."""
     return str(error.__cause__ or error).splitlines()[0]

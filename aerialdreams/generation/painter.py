@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aerialdreams.data.dataset import batched
 from aerialdreams.errors import UserError
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
 from aerialdreams.models.stable_diffusion import encode_prompts, load_stable_diffusion
 from aerialdreams.paths import BASE, CONTROLNET
+from aerialdreams.util.batched import batched
 from aerialdreams.util.progress import progress
 from aerialdreams.util.seeding import seeded_generator
 

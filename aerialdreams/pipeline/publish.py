@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import yaml
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.paths import DATASET
+from aerialdreams.paths import CONTROLNET, DATASET
 
 # What a card owes, in whatever words it says them.
 CREDITS = ("IGN", "Licence Ouverte", "OpenStreetMap contributors", "ODbL")
 
 
 # What may leave: its folder, the hub's kind of it, and files that it must hold.
-FOLDERS = {"dataset": DATASET, "controlnet": Path("models/controlnet")}
+FOLDERS = {"dataset": DATASET, "controlnet": CONTROLNET}
 
 
 KINDS = {"dataset": "dataset", "controlnet": "model"}

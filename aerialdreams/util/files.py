@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their hashes."""
+"""Atomic writing of files and folders, JSON, and hashes."""
 
 import hashlib
 import json
@@ -12,16 +12,20 @@ from typing import Any
 
 from aerialdreams.errors import UserError
 
+PACKAGE = Path(__file__).parent.parent
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Write a file beside its place and move it there when it is whole.
+    """Write a file under a temporary name beside `path`, and rename it when the block ends.
+
+    If the block raises, the temporary file is deleted and `path` is unchanged.
 
     Yields:
-        The path to write to. If the block raises, it is removed and `path` is as it was.
+        The temporary path to write to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: a worker that was given up may still be writing the same file.
+    # A random name, because a worker that was given up may still be writing the same file.
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
@@ -32,32 +36,53 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder beside its place and move it there when it is whole; else as `whole_file`."""
+    """Fill a folder under a temporary name beside `path`, and replace `path` when the block ends.
+
+    If the block raises, the temporary folder is deleted and `path` is unchanged.
+
+    Yields:
+        The temporary folder, empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    # What a killed run left here is of no use: nothing says which of its files are whole.
+    # A killed run may have left one; nothing says which of its files are complete.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
-        _put(partial, path)
+        if path.exists():
+            shutil.rmtree(path)
+        shutil.move(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _put(folder: Path, path: Path) -> None:
-    """Move a folder that is whole to its place, which may be on another disk."""
-    if path.exists():
-        shutil.rmtree(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, path)
-
-
 def write_json(path: Path, value: object) -> None:
-    """Write JSON that reads well and has the same bytes every time."""
+    """Write indented JSON in UTF-8; equal values give equal bytes.
+
+    Raises:
+        ValueError: a number is infinite or not a number.
+    """
     with atomic_file(path) as partial:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that a stage wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro`") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); remove it and run `dvc repro`"
+        ) from None
+    return values
 
 
 def file_md5(path: Path) -> str:
@@ -67,46 +92,36 @@ def file_md5(path: Path) -> str:
 
 
 def dvc_md5(path: Path) -> str:
-    """DVC's hash of a file or a folder, so that it can be found in dvc.lock.
+    """DVC's hash of a file or a folder, as in dvc.lock.
 
-    A folder's is the MD5 of the JSON list of its files (md5, relpath), in order of path, with
-    `.dir` behind it (dvc_data.hashfile.tree.Tree.as_bytes).
+    A folder's hash is the MD5 of the JSON list of its files (md5, relpath), sorted by path, with
+    the suffix `.dir` (dvc_data.hashfile.tree.Tree.as_bytes).
     """
     if path.is_file():
         return file_md5(path)
     files = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads work
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
         hashes = pool.map(file_md5, [path / name for name in files])
     entries = [{"md5": md5, "relpath": name} for md5, name in zip(hashes, files, strict=True)]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def fingerprint(params: Iterable[object], script: str, inputs: Iterable[Path]) -> str:
-    """Key of a stage's work: hash of its params, its code and its inputs.
+    """Hash of everything that decides a stage's output: params, code and inputs.
 
     Args:
-        params: what `repr` tells apart, such as pydantic models.
-        script: the stage's `__file__`; the code of all of `aerialdreams` counts too.
+        params: values with a `repr` that shows all of their content, such as pydantic models.
+        script: the stage's `__file__`. All code of `aerialdreams` is hashed as well.
         inputs: files and folders that the stage reads.
+
+    Returns:
+        16 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for value in params:
         digest.update(repr(value).encode())
-    for file in [Path(script), *sorted(Path(__file__).parent.rglob("*.py"))]:
+    for file in [Path(script), *sorted(PACKAGE.rglob("*.py"))]:
         digest.update(file.read_bytes())
     for path in inputs:
         digest.update(dvc_md5(path).encode())
     return digest.hexdigest()[:16]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that another stage wrote.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}; `dvc repro` makes it") from None
-    return values

@@ -1,4 +1,4 @@
-"""Random generators that are functions of a seed and a purpose."""
+"""Random generators that depend only on a seed and on what they are for."""
 
 import hashlib
 
@@ -6,6 +6,11 @@ import torch
 
 
 def seeded_generator(seed: int, *keys: int | str) -> torch.Generator:
-    """A CPU generator that is a function of the seed and of what it is for."""
+    """A random generator on the CPU whose numbers depend only on the arguments.
+
+    Args:
+        seed: of the stage.
+        keys: what the numbers are for, such as a purpose and a training step.
+    """
     digest = hashlib.sha256(repr((seed, *keys)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

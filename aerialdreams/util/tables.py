@@ -1,4 +1,4 @@
-"""Parquet tables, one row per patch, same bytes every time."""
+"""Parquet tables with one row per patch; equal rows give equal bytes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,20 +9,20 @@ import pyarrow.parquet as pq
 from aerialdreams.errors import UserError
 from aerialdreams.util.files import atomic_file
 
-if TYPE_CHECKING:  # half of the time that a worker takes to start
+if TYPE_CHECKING:  # importing pandas takes half of a worker's start-up time
     import pandas as pd
 
 
 def write_table(
     path: Path, rows: list[dict[str, Any]], schema: pa.Schema, notice: str | None = None
 ) -> None:
-    """Write rows as Parquet; a key that a row lacks is null.
+    """Write rows as Parquet.
 
     Args:
         path: the file.
-        rows: one dict a row.
+        rows: one dict per row; missing keys become null.
         schema: the columns, in their order.
-        notice: whose data it is and under which licence, kept in the schema's metadata.
+        notice: credit and licence of the data, kept in the schema's metadata.
     """
     if notice:
         schema = schema.with_metadata({"notice": notice})
@@ -31,20 +31,23 @@ def write_table(
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
-    """Read a table that a stage wrote; patch ids are text, and nulls are NaN or None.
+    """Read a table that a stage wrote.
 
     Args:
         path: the file.
-        columns: those to read, or None for all.
+        columns: names of the columns to read; None reads all.
+
+    Returns:
+        The table; patch ids are strings, and nulls are NaN or None.
 
     Raises:
-        UserError: the file is missing or no Parquet.
+        UserError: the file is missing or not Parquet.
     """
     try:
         return pq.read_table(path, columns=columns).to_pandas()
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; `dvc repro` makes it") from None
+        raise UserError(f"{path}: not found; run `dvc repro`") from None
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path}: not a Parquet file ({error}); remove it and `dvc repro`"
+            f"{path}: not a Parquet file ({error}); remove it and run `dvc repro`"
         ) from None

@@ -1,4 +1,4 @@
-"""tiff-to-png, lut-masks, class-percentages, captions and dataset, on real patches."""
+"""tiff-to-png, lut-masks, class-percentages and dataset, on patches in FLAIR's format."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from aerialdreams.util.tables import write_table
 from stages import captions, class_percentages, dataset, lut_masks, patch_index, tiff_to_png
 from tests.conftest import DATA, changed, copy_raw
 
-# What most of FLAIR's masks say of their projection.
+# The CRS of most of FLAIR's masks.
 BROKEN_CRS = (
     'LOCAL_CS["RGF93 / Lambert-93",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
 )
@@ -41,9 +41,9 @@ def test_png_pixels_are_the_first_three_bands(indexed: Params) -> None:
 def test_output_bytes_do_not_depend_on_workers(indexed: Params) -> None:
     hashes = set()
     for workers in (1, 2):
-        one = changed(indexed, runtime={"workers": workers})
-        tiff_to_png.main(one)
-        lut_masks.main(one)
+        with_workers = changed(indexed, runtime={"workers": workers})
+        tiff_to_png.main(with_workers)
+        lut_masks.main(with_workers)
         hashes.add((dvc_md5(Path("data/images")), dvc_md5(Path("data/masks"))))
     assert len(hashes) == 1
 
@@ -68,10 +68,10 @@ def test_percentages_of_published_masks(shared: Path, params: Params) -> None:
 
 
 def check_percentages(shared: Path, params: Params, number: str) -> None:
-    picture = np.array(Image.open(shared / f"validation/MSK_{number}.png").convert("RGB"))
-    ids = np.zeros(picture.shape[:2], np.uint8)
+    colours = np.array(Image.open(shared / f"validation/MSK_{number}.png").convert("RGB"))
+    ids = np.zeros(colours.shape[:2], np.uint8)
     for class_id, land_cover in enumerate(params.classes, start=1):
-        ids[(picture == land_cover.rgb).all(-1)] = class_id
+        ids[(colours == land_cover.rgb).all(-1)] = class_id
     text = (shared / f"validation/MSK_{number}_seg.json").read_text()
     published = json.loads(text)["class_repartition"]
     ours = dict(
@@ -85,10 +85,10 @@ def check_percentages(shared: Path, params: Params, number: str) -> None:
 
 
 def as_tiles(shared: Path, raw: Path, params: Params) -> dict[str, dict[str, float]]:
-    """The three patches of ../shared/data/validation as FLAIR's tiles; gives their known shares."""
-    known = {}
+    """Write the patches of ../shared/data/validation as tiles; returns their class shares."""
+    published = {}
     for path in sorted((shared / "validation").glob("MSK_??????.json")):
-        number, about = path.stem[4:], json.loads(path.read_text())
+        number, metadata = path.stem[4:], json.loads(path.read_text())
         rgb = np.array(Image.open(path.with_name(f"IMG_{number}.png")))
         colours = np.array(Image.open(path.with_suffix(".png")).convert("RGB"))
         ids = np.zeros((1, 512, 512), np.uint8)
@@ -96,19 +96,21 @@ def as_tiles(shared: Path, raw: Path, params: Params) -> dict[str, dict[str, flo
             ids[0][(colours == land_cover.rgb).all(-1)] = class_id
         bands = np.concatenate([rgb.transpose(2, 0, 1), np.zeros((2, 512, 512), np.uint8)])
         for kind, pixels, crs in (("IMG", bands, "EPSG:2154"), ("MSK", ids, BROKEN_CRS)):
-            tile = raw / about["domain"] / about["zone"] / kind.lower() / f"{kind}_{number}.tif"
+            tile = (
+                raw / metadata["domain"] / metadata["zone"] / kind.lower() / f"{kind}_{number}.tif"
+            )
             tile.parent.mkdir(parents=True, exist_ok=True)
             shape = {"count": len(pixels), "height": 512, "width": 512, "dtype": "uint8"}
-            where = Affine(0.2, 0, about["origin"][0], 0, -0.2, about["origin"][1])
-            with rasterio.open(tile, "w", "GTiff", crs=crs, transform=where, **shape) as file:
+            transform = Affine(0.2, 0, metadata["origin"][0], 0, -0.2, metadata["origin"][1])
+            with rasterio.open(tile, "w", "GTiff", crs=crs, transform=transform, **shape) as file:
                 file.write(pixels)
         shares = json.loads(path.with_name(f"{path.stem}_seg.json").read_text())
-        known[number] = shares["class_repartition"]
-    return known
+        published[number] = shares["class_repartition"]
+    return published
 
 
 def write_captions(ids: list[str]) -> None:
-    """A caption for each patch, in two wordings."""
+    """Write a caption for each patch, in two wordings."""
     rows = [
         {"patch_id": n, "caption": f"Été {n}.", "variants": [f"Été {n}.", f"{n}, été."]}
         for n in ids
@@ -119,7 +121,7 @@ def write_captions(ids: list[str]) -> None:
 def test_six_real_patches_through_to_the_dataset(
     workdir: Path, shared: Path, params: Params
 ) -> None:
-    known = as_tiles(shared, copy_raw(shared, workdir), params)
+    published = as_tiles(shared, copy_raw(shared, workdir), params)
     domains = {"validation_domains": ["D004_2021"], "test_domains": ["D064_2021", "D068_2021"]}
     six = changed(params, patch_index=domains)
     assert patch_index.main(six).endswith("6 patches (3 train, 1 validation, 2 test), 0 rejected")
@@ -129,16 +131,16 @@ def test_six_real_patches_through_to_the_dataset(
     write_captions(ids)
     dataset.main(six)
     shares = pq.read_table("data/class_percentages.parquet").to_pandas().set_index("patch_id")
-    for number, published in known.items():
+    for number, class_shares in published.items():
         ours = shares.loc[number]
-        assert ours[ours > 0].to_dict() == published
+        assert ours[ours > 0].to_dict() == class_shares
     seen = set()
     for shard in Path("data/dataset/data").iterdir():
         for row in pq.read_table(shard).to_pylist():
             number = row["patch_id"]
             image = np.array(Image.open(io.BytesIO(row["image"]["bytes"])))
             colours = np.array(Image.open(io.BytesIO(row["mask"]["bytes"])).convert("RGB"))
-            if number in known:  # as the first AerialDreams published them
+            if number in published:  # by the predecessor of this project
                 folder = shared / "validation"
                 assert np.array_equal(image, np.array(Image.open(folder / f"IMG_{number}.png")))
                 theirs = Image.open(folder / f"MSK_{number}.png").convert("RGB")
@@ -148,11 +150,11 @@ def test_six_real_patches_through_to_the_dataset(
                 assert np.array_equal(image, tile.bands[:3].transpose(1, 2, 0))
                 assert tile.crs is not None and tile.crs.to_epsg() == 2154
             seen.add(number)
-    assert seen == {*ZONES, *known}
-    place = read_index().set_index("patch_id").loc["076201"]
-    assert (place["origin_x"], place["origin_y"]) == (361475.2, 6628680.0)
-    # Where Nominatim was asked for it.
-    assert (place["latitude"], place["longitude"]) == pytest.approx((46.6722, -1.4299), abs=1e-3)
+    assert seen == {*ZONES, *published}
+    row = read_index().set_index("patch_id").loc["076201"]
+    assert (row["origin_x"], row["origin_y"]) == (361475.2, 6628680.0)
+    # The coordinates that the predecessor sent to Nominatim.
+    assert (row["latitude"], row["longitude"]) == pytest.approx((46.6722, -1.4299), abs=1e-3)
 
 
 @pytest.fixture

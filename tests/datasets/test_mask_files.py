@@ -1,4 +1,4 @@
-"""A user's mask, in every form that geospatial programs write."""
+"""Users' masks, in the forms that geospatial programs write."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,6 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from aerialdreams.data.georeference import (
-    LAMBERT_93,
     GeoReference,
     NotSquareError,
     ground_pixel_size,
@@ -32,12 +31,14 @@ from aerialdreams.params import Params
 from tests.conftest import ROOT
 
 MASKS = ROOT / "tests/data/masks"
+LAMBERT_93 = CRS.from_epsg(2154)
+NORTH_WEST = Affine(0.2, 0, 700_000, 0, -0.2, 6_600_000)  # of the masks with side files
 
 
 @pytest.fixture
 def ids(params: Params) -> NDArray[np.uint8]:
     """The ids of the mask that the files of tests/data/masks hold."""
-    return read_user_mask(MASKS / "georeference_beside/world.tif", params.classes).ids
+    return read_user_mask(MASKS / "georeference_beside/world.tif", params.classes).class_ids
 
 
 def test_the_ids_are_those_of_the_file(ids: NDArray[np.uint8]) -> None:
@@ -50,7 +51,51 @@ def test_the_ids_are_those_of_the_file(ids: NDArray[np.uint8]) -> None:
 def test_a_georeference_beside_the_file_is_read(name: str, params: Params) -> None:
     mask = read_user_mask(MASKS / "georeference_beside" / name, params.classes)
     assert mask.georeference is not None
+    assert mask.georeference.transform.almost_equals(NORTH_WEST)
     assert ground_pixel_size(mask.georeference, 64, 64) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("mask_suffix", "side_suffixes"),
+    [
+        (".png", [".pgw"]),
+        (".png", [".pngw"]),
+        (".png", [".wld"]),
+        (".png", [".png.aux.xml"]),
+        (".png", [".pgw", ".png.aux.xml"]),  # as QGIS exports: the CRS apart from the transform
+        (".tif", [".tfw"]),
+        (".tif", [".wld"]),
+        (".tif", [".tif.aux.xml"]),
+        (".bmp", [".bpw"]),
+        (".jp2", [".j2w"]),
+    ],
+)
+def test_side_files_are_read_whatever_gdal_is_set_to(
+    mask_suffix: str,
+    side_suffixes: list[str],
+    tmp_path: Path,
+    params: Params,
+    ids: NDArray[np.uint8],
+) -> None:
+    driver = {".png": "PNG", ".tif": "GTiff", ".bmp": "BMP", ".jp2": "JP2OpenJPEG"}[mask_suffix]
+    lossless = {"QUALITY": "100", "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
+    profile = {"width": 64, "height": 64, "count": 1, "dtype": "uint8"} | lossless
+    with rasterio.open(tmp_path / f"mask{mask_suffix}", "w", driver, **profile) as file:
+        file.write(ids, 1)
+    for suffix in side_suffixes:
+        text = "0.2\n0\n0\n-0.2\n700000.1\n6599999.9\n"  # centre of the first pixel
+        if suffix.endswith(".aux.xml"):
+            transform = "<GeoTransform>700000, 0.2, 0, 6600000, 0, -0.2</GeoTransform>"
+            transform = transform if len(side_suffixes) == 1 else ""
+            text = f"<PAMDataset><SRS>EPSG:2154</SRS>{transform}</PAMDataset>"
+        (tmp_path / f"mask{suffix}").write_text(text)
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"):
+        mask = read_user_mask(tmp_path / f"mask{mask_suffix}", params.classes)
+    assert np.array_equal(mask.class_ids, ids)
+    assert mask.georeference is not None
+    assert mask.georeference.transform.almost_equals(NORTH_WEST)
+    has_crs = side_suffixes[-1].endswith(".aux.xml")
+    assert mask.georeference.crs == (LAMBERT_93 if has_crs else None)
 
 
 def test_ground_control_points_are_read(
@@ -75,7 +120,7 @@ def test_whole_numbers_of_any_type_are_ids(
     path: Path, ids: NDArray[np.uint8], params: Params
 ) -> None:
     mask = read_user_mask(path, params.classes)
-    assert np.array_equal(mask.ids[mask.valid], ids[mask.valid])
+    assert np.array_equal(mask.class_ids[mask.valid], ids[mask.valid])
     assert mask.valid.all() == (path.name != "ids_float32_nan.tif")
 
 
@@ -84,8 +129,22 @@ def test_a_palette_that_contradicts_its_values_is_followed(
     name: str, ids: NDArray[np.uint8], params: Params
 ) -> None:
     mask = read_user_mask(MASKS / f"paletted_other_indices/paletted_{name}", params.classes)
-    assert np.array_equal(mask.ids, ids)
+    assert np.array_equal(mask.class_ids, ids)
     assert "its palette contradicts its values: 1 is drawn in the colour of" in mask.notes[0]
+
+
+def test_a_palette_of_16_bit_values_is_followed(
+    ids: NDArray[np.uint8], params: Params, tmp_path: Path
+) -> None:
+    colours = {299 + i: (*c.rgb, 255) for i, c in enumerate(params.classes, start=1)}
+    profile = {"width": 64, "height": 64, "count": 1, "dtype": "uint16"}
+    path = tmp_path / "mask.tif"
+    with rasterio.open(path, "w", "GTiff", photometric="PALETTE", **profile) as file:
+        file.write(ids.astype(np.uint16) + 299, 1)
+        file.write_colormap(1, colours)
+    mask = read_user_mask(path, params.classes)
+    assert np.array_equal(mask.class_ids, ids)
+    assert "its palette contradicts its values" in mask.notes[0]
 
 
 def test_a_palette_of_other_colours_leaves_the_values(
@@ -96,7 +155,7 @@ def test_a_palette_of_other_colours_leaves_the_values(
         image.putpalette([value for i in range(256) for value in colour(i)])
         image.save(tmp_path / f"{name}.png")
         mask = read_user_mask(tmp_path / f"{name}.png", params.classes)
-        assert np.array_equal(mask.ids, ids) and not mask.notes
+        assert np.array_equal(mask.class_ids, ids) and not mask.notes
 
 
 @pytest.mark.parametrize(
@@ -107,7 +166,7 @@ def test_pixels_declared_invalid_are_not_land(
 ) -> None:
     mask = read_user_mask(path, params.classes)
     assert mask.valid.mean() == pytest.approx(0.66, abs=0.01)
-    assert np.array_equal(mask.ids[mask.valid], ids[mask.valid])
+    assert np.array_equal(mask.class_ids[mask.valid], ids[mask.valid])
     assert mask.off_palette == 0
 
 
@@ -212,7 +271,7 @@ def test_a_very_large_png_is_read(tmp_path: Path, params: Params) -> None:
     with rasterio.open(tmp_path / "large.png", "w", **profile, ZLEVEL=1) as file:
         file.write(rows, 1)
     mask = read_user_mask(tmp_path / "large.png", params.classes)
-    assert np.array_equal(mask.ids, rows)
+    assert np.array_equal(mask.class_ids, rows)
 
 
 def test_colours_get_the_nearest_class(params: Params) -> None:
@@ -231,7 +290,7 @@ def test_a_resampled_mask_covers_the_same_ground() -> None:
     valid = np.ones((4, 4), bool)
     valid[:2] = False
     half = resample_mask(UserMask(ids, valid, reference, 0.0, ()), 0.2, 0.4)
-    assert half.ids.shape == (2, 2) and set(half.ids.ravel()) <= set(ids.ravel())
+    assert half.class_ids.shape == (2, 2) and set(half.class_ids.ravel()) <= set(ids.ravel())
     assert half.valid.tolist() == [[False, False], [True, True]]
     assert half.georeference is not None
     assert half.georeference.transform @ (2, 2) == pytest.approx(reference.transform @ (4, 4))
@@ -242,4 +301,4 @@ def test_a_written_mask_reads_back(tmp_path: Path, params: Params) -> None:
     reference = GeoReference(Affine(0.2, 0, 961436.8, 0, -0.2, 6250000.0), LAMBERT_93)
     write_geotiff(tmp_path / "mask.tif", ids, reference, {}, params.classes)
     mask = read_user_mask(tmp_path / "mask.tif", params.classes)
-    assert np.array_equal(mask.ids, ids) and mask.georeference == reference
+    assert np.array_equal(mask.class_ids, ids) and mask.georeference == reference

@@ -1,4 +1,4 @@
-"""patch-index: the real patches come out right, a bad one is rejected with its reason."""
+"""patch-index: valid patches are indexed, bad ones rejected with the reason."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ MASK = "D051_2019/Z15_UN/msk/MSK_034217.tif"
 
 @pytest.fixture
 def real(params: Params) -> Params:
-    """Params that make one of the three real patches' domains validation, one test."""
+    """Params for the three patches: one in each split, and half of them may be bad."""
     domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
     return changed(params, patch_index=domains | {"max_rejected": 0.5})
 
@@ -33,7 +33,7 @@ def rejected() -> list[dict[str, str]]:
 
 
 def add_patch(raw: Path, number: str) -> tuple[Path, Path]:
-    """A good copy of a real patch under another number."""
+    """Copy a valid patch under another number."""
     image, mask = raw / IMAGE, raw / MASK
     new = image.with_name(f"IMG_{number}.tif"), mask.with_name(f"MSK_{number}.tif")
     shutil.copy(image, new[0])
@@ -48,13 +48,13 @@ def repaint(path: Path, value: int) -> None:
         file.write(pixels)
 
 
-def forbid(path: Path) -> None:
+def deny_access(path: Path) -> None:
     if os.geteuid() == 0:
-        pytest.skip("root may read what is forbidden")
+        pytest.skip("root can read all files")
     path.chmod(0)
 
 
-def wider(path: Path) -> None:
+def widen(path: Path) -> None:
     """The same tile in 16 bits."""
     with rasterio.open(path) as file:
         pixels, profile = file.read(), file.profile
@@ -99,8 +99,8 @@ def test_real_patches(workdir: Path, shared: Path, real: Params) -> None:
         (lambda image, mask: image.write_bytes(image.read_bytes()[:30_000]), "cannot be read"),
         (lambda image, mask: image.write_bytes(b""), "cannot be read"),
         (lambda image, mask: (mask.unlink(), mask.symlink_to("nowhere")), "cannot be read"),
-        (lambda image, mask: forbid(mask), "cannot be read"),
-        (lambda image, mask: wider(image), "type uint16, not uint8"),
+        (lambda image, mask: deny_access(mask), "cannot be read"),
+        (lambda image, mask: widen(image), "type uint16, not uint8"),
         (lambda image, mask: repaint(mask, 0), "class id 0, not 1 to 19"),
         (lambda image, mask: repaint(mask, 20), "class id 20, not 1 to 19"),
         (lambda image, mask: mask.unlink(), "no mask with this number"),
@@ -120,7 +120,7 @@ def test_real_patches(workdir: Path, shared: Path, real: Params) -> None:
         "mask as image",
     ],
 )
-def test_one_bad_patch_is_set_aside(raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_patch_is_rejected(raw: Path, real: Params, harm, reason: str) -> None:  # type: ignore[no-untyped-def]
     harm(*add_patch(raw, "999999"))
     assert patch_index.main(real).endswith("1 rejected")
     assert read_index()["patch_id"].tolist() == ["000473", "034217", "084558"]
@@ -130,7 +130,7 @@ def test_one_bad_patch_is_set_aside(raw: Path, real: Params, harm, reason: str) 
     assert reason in row["reason"]
 
 
-def test_a_shifted_mask_is_set_aside(raw: Path, real: Params) -> None:
+def test_a_shifted_mask_is_rejected(raw: Path, real: Params) -> None:
     _, mask = add_patch(raw, "999999")
     with rasterio.open(mask, "r+") as file:
         file.transform = file.transform @ rasterio.Affine.translation(5, 0)
@@ -146,15 +146,15 @@ def test_too_many_bad_patches_stop(raw: Path, real: Params) -> None:
     ):
         patch_index.main(strict)
     assert not Path("data/patches.parquet").exists()
-    assert rejected()[0]["patch_id"] == "999999"  # the whole list is there to look at
+    assert rejected()[0]["patch_id"] == "999999"  # the list is complete even so
 
 
-def test_a_number_twice_is_set_aside(raw: Path, real: Params) -> None:
+def test_a_duplicate_number_is_rejected(raw: Path, real: Params) -> None:
     other = raw / "D051_2019/Z16_UN/img"
     other.mkdir(parents=True)
     shutil.copy(raw / IMAGE, other)
     relaxed = changed(real, patch_index={"test_domains": ["D036_2020"]})
-    with pytest.raises(UserError, match="no good patch for the train split"):
+    with pytest.raises(UserError, match="no valid patch for the train split"):
         patch_index.main(relaxed)
     assert "a second image with this number" in rejected()[0]["reason"]
 

@@ -1,9 +1,10 @@
-"""Tiles and PNG files: pixels, ids and colours survive; damage is named."""
+"""Tiles and PNG files: pixels, ids and colours are kept; damaged files are named."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from aerialdreams.data.images import read_image, read_mask, resize_mask, write_mask
@@ -25,6 +26,13 @@ def test_a_tile(invented: bool, request: pytest.FixtureRequest) -> None:
     # Most masks have a local CRS without a code.
     crs = read_tile(folder / "flair/D004_2021/Z6_NU/msk/MSK_000473.tif").crs
     assert crs is not None and crs.to_epsg() is None
+
+
+def test_reading_a_tile_leaves_gdal_as_it_is() -> None:
+    """Tiles are opened without a search for side files; other rasters still have theirs."""
+    read_tile(DATA / "flair/D004_2021/Z6_NU/img/IMG_000473.tif")
+    with rasterio.open(DATA / "masks/georeference_beside/world.png") as file:
+        assert file.transform.a == 0.2
 
 
 def test_a_cut_tile_is_named(tmp_path: Path) -> None:
@@ -64,7 +72,7 @@ def test_a_mask_without_palette_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "b.png")
 
 
-def test_bad_ids_and_fractions() -> None:
+def test_invalid_ids_and_pixel_counts() -> None:
     mask = np.array([[0, 1, 1, 19], [20, 255, 1, 2]], np.uint8)
     assert invalid_ids(mask) == [0, 20, 255]
     assert class_pixel_counts(mask)[:2].tolist() == [3, 1]

@@ -63,7 +63,7 @@ def test_the_right_file_is_used_as_it_asks(workdir: Path, params: Params) -> Non
 
 
 def test_images_that_are_not_there(workdir: Path) -> None:
-    with pytest.raises(UserError, match=r"manifest\.json: .*`dvc repro` makes it"):
+    with pytest.raises(UserError, match=r"manifest\.json: not found; run `dvc repro`"):
         read_json(GENERATED / MANIFEST)
 
 

@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 
 from aerialdreams import Painter
 from aerialdreams.cli import main
-from aerialdreams.data.georeference import LAMBERT_93, GeoReference
+from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.images import read_image, write_mask
 from aerialdreams.data.land_cover import mask_to_rgb
 from aerialdreams.data.rasters import write_geotiff, write_vrt
@@ -51,17 +51,18 @@ def place(prepared: Path, workdir: Path) -> Params:  # noqa: F811
     return params
 
 
-PLACED = GeoReference(Affine(0.2, 0, 961436.8, 0, -0.2, 6250000.0), LAMBERT_93)
+LAMBERT_93 = CRS.from_epsg(2154)
+REFERENCE = GeoReference(Affine(0.2, 0, 961436.8, 0, -0.2, 6250000.0), LAMBERT_93)
 
 
 def test_a_geotiff_lies_where_it_should(tmp_path: Path, params: Params) -> None:
     draw = np.random.default_rng(0)
     rgb = draw.integers(0, 256, (30, 40, 3), np.uint8)
     ids = draw.integers(1, 20, (30, 40), np.uint8)
-    write_geotiff(tmp_path / "a.tif", rgb, PLACED, {"SYNTHETIC": "YES"})
-    write_geotiff(tmp_path / "b.tif", ids, PLACED, {}, params.classes)
+    write_geotiff(tmp_path / "a.tif", rgb, REFERENCE, {"SYNTHETIC": "YES"})
+    write_geotiff(tmp_path / "b.tif", ids, REFERENCE, {}, params.classes)
     with rasterio.open(tmp_path / "a.tif") as file:
-        assert file.crs == CRS.from_epsg(2154) and file.transform == PLACED.transform
+        assert file.crs == CRS.from_epsg(2154) and file.transform == REFERENCE.transform
         assert np.array_equal(file.read(), rgb.transpose(2, 0, 1))
         assert file.tags()["SYNTHETIC"] == "YES"
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
@@ -69,7 +70,7 @@ def test_a_geotiff_lies_where_it_should(tmp_path: Path, params: Params) -> None:
         assert np.array_equal(file.read(1), ids)
         assert file.colormap(1)[1] == (0xDB, 0x0E, 0x9A, 255)
     before = (tmp_path / "a.tif").read_bytes()
-    write_geotiff(tmp_path / "a.tif", rgb, PLACED, {"SYNTHETIC": "YES"})
+    write_geotiff(tmp_path / "a.tif", rgb, REFERENCE, {"SYNTHETIC": "YES"})
     assert (tmp_path / "a.tif").read_bytes() == before
 
 
@@ -80,11 +81,11 @@ def test_a_vrt_shows_tiles_as_one(tmp_path: Path, params: Params) -> None:
         shift = Affine.translation(column * 30, row * 30)
         part = whole[row * 30 : row * 30 + 30, column * 30 : column * 30 + 30]
         files.append(tmp_path / f"{row}{column}.tif")
-        placed = GeoReference(PLACED.transform @ shift, PLACED.crs)
-        write_geotiff(files[-1], part, placed, {}, params.classes)
+        reference = GeoReference(REFERENCE.transform @ shift, REFERENCE.crs)
+        write_geotiff(files[-1], part, reference, {}, params.classes)
     write_vrt(tmp_path / "zone.vrt", files)
     with rasterio.open(tmp_path / "zone.vrt") as file:
-        assert file.crs == LAMBERT_93 and file.transform.almost_equals(PLACED.transform)
+        assert file.crs == LAMBERT_93 and file.transform.almost_equals(REFERENCE.transform)
         seen = file.read(1)
         assert file.colormap(1)[19] == (0, 0, 0, 255)
     whole[:30, 30:] = 0
