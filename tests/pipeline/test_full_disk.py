@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 import yaml
 
 from aerialdreams.params import Params
@@ -15,10 +17,10 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk of 600 kB, which holds one PNG of a patch and not three."""
+    """A disk of 1 MB, which holds one PNG of a patch and not three."""
     place = tmp_path_factory.mktemp("disk")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=1000k", "tmpfs", str(place)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("no right to mount a tmpfs here")
@@ -28,6 +30,10 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_pictures_on_a_full_disk(indexed: Params, small_disk: Path) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(indexed.model_dump(mode="json")))
+    rng = np.random.default_rng(0)
+    for path in Path("data/raw").rglob("IMG_*.tif"):  # noise does not compress
+        with rasterio.open(path, "r+") as file:
+            file.write(rng.integers(0, 256, (5, 512, 512), np.uint8))
 
     def stage() -> subprocess.CompletedProcess[str]:
         """Run the stage with its scratch folder on the small disk."""
@@ -37,7 +43,7 @@ def test_pictures_on_a_full_disk(indexed: Params, small_disk: Path) -> None:
 
     full = stage()
     assert full.returncode == 1
-    assert "No space left on device; free some space, then `dvc repro` again" in full.stderr
+    assert "No space left on device; free some space and run `dvc repro` again" in full.stderr
     assert "Traceback" not in full.stderr
     assert not Path("data/images").exists()
     assert not list(small_disk.rglob("*.partial"))

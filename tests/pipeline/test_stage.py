@@ -46,7 +46,7 @@ def test_a_second_run_waits_for_the_first(workdir: Path, monkeypatch: pytest.Mon
         fcntl.flock(lock, fcntl.LOCK_EX)
         ended = run(workdir, "captions")
     assert ended.returncode == 1
-    assert "captions.lock: another run of this stage holds it" in ended.stderr
+    assert "captions.lock: another process is running this stage" in ended.stderr
 
 
 def test_sigterm_exits_3_and_leaves_nothing(workdir: Path) -> None:
