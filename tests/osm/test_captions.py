@@ -194,5 +194,5 @@ def test_tables_of_other_patches_are_refused(located: Params) -> None:
     with pytest.raises(UserError, match=r"class_percentages\.parquet: is of other patches"):
         captions.main(located)
     Path("data/class_percentages.parquet").unlink()
-    with pytest.raises(UserError, match=r"class_percentages\.parquet: not found; `dvc repro`"):
+    with pytest.raises(UserError, match=r"class_percentages\.parquet: not found; run `dvc repro`"):
         captions.main(located)
