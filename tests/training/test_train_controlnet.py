@@ -215,7 +215,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
         _, errors = process.communicate(timeout=60)
         if how == signal.SIGTERM:
             assert process.returncode == 3, errors
-            assert "goes on from what is saved" in errors
+            assert "resumes from what was saved" in errors
         assert not (killed / CONTROLNET).exists(), number
     assert finish(killed) == undisturbed
     for name in ("controlnet.csv", "controlnet_validation.csv"):
