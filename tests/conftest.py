@@ -1,5 +1,6 @@
 """What several rooms' tests share: real data, default params, a folder to work in."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PIPELINE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_git_configuration() -> Iterator[None]:
+    """The machine's git configuration decides nothing; clones get an identity of their own."""
+    git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    # The working tree may belong to another user, as in a container.
+    git |= {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in git.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

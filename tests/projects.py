@@ -80,11 +80,10 @@ def commit(place: Path, message: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """A user's shell with this virtual environment, without MLflow's and git's configuration."""
+    """A user's shell with this virtual environment, without MLflow's configuration."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
-    git = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-    return kept | git | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
 def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -29,9 +29,12 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: a name or key is unknown, or the resulting params are invalid.
     """
-    from aerialdreams.pipeline.settings import SETTINGS, names, put
+    from aerialdreams.pipeline.settings import SETTINGS, apply_settings, available_settings
 
     if args.names:
-        return "\n".join(put(args.names)) or "params.yaml has these values already"
-    titles = ((name, (SETTINGS / f"{name}.yaml").read_text().splitlines()[0]) for name in names())
+        return "\n".join(apply_settings(args.names)) or "params.yaml has these values already"
+    titles = (
+        (name, (SETTINGS / f"{name}.yaml").read_text().splitlines()[0])
+        for name in available_settings()
+    )
     return "\n".join(f"{name:8} {title.lstrip('# ')}" for name, title in titles)

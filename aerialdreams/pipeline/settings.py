@@ -1,4 +1,4 @@
-"""Settings: small files of params that belong together, put into params.yaml by name."""
+"""Settings: small files of params that belong together, applied to params.yaml by name."""
 
 import io
 from pathlib import Path
@@ -12,28 +12,26 @@ from aerialdreams.params import check_params, flat
 from aerialdreams.util.files import atomic_file
 
 PARAMS = Path("params.yaml")
-
-
 SETTINGS = Path("settings")
 
 
-def names() -> list[str]:
-    """The settings that there are."""
+def available_settings() -> list[str]:
+    """Names of the files in settings/."""
     return sorted(path.stem for path in SETTINGS.glob("*.yaml"))
 
 
-def put(chosen: list[str]) -> list[str]:
-    """Put settings into params.yaml, one after the other; its comments and all else stay.
+def apply_settings(names: list[str]) -> list[str]:
+    """Apply settings to params.yaml, one after the other; its comments and other values stay.
 
     Args:
-        chosen: names of files in settings/; where two have a key, the later one holds.
+        names: of files in settings/; if two set the same key, the later one wins.
 
     Returns:
         What changed, a line for each key: `key: before -> after`.
 
     Raises:
-        UserError: there are no such settings, they have a key that params.yaml lacks, or the
-            params that come out are wrong; params.yaml is as it was.
+        UserError: a file does not exist, it has a key that params.yaml lacks, or the resulting
+            params are invalid; params.yaml is unchanged.
     """
     editor = YAML()  # keeps comments
     editor.preserve_quotes = True
@@ -44,10 +42,10 @@ def put(chosen: list[str]) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"{PARAMS}: not found; run from the project's root") from None
     before = flat(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
-    for name in chosen:
+    for name in names:
         path = SETTINGS / f"{name}.yaml"
         if not path.is_file():
-            raise UserError(f"{path}: not found; there are {', '.join(names())}")
+            raise UserError(f"{path}: not found; available: {', '.join(available_settings())}")
         _merge(params, yaml.safe_load(path.read_text(encoding="utf-8")), path, "")
     text = io.StringIO()
     editor.dump(params, text)
@@ -59,13 +57,13 @@ def put(chosen: list[str]) -> list[str]:
     return [f"{key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]
 
 
-def _merge(params: Any, changes: dict[str, Any], path: Path, above: str) -> None:
+def _merge(params: Any, changes: dict[str, Any], path: Path, prefix: str) -> None:
     for key, value in changes.items():
         if key not in params:
-            raise UserError(f"{path}: {above}{key}: unknown key; params.yaml has none of that name")
+            raise UserError(f"{path}: {prefix}{key}: unknown key; params.yaml does not have it")
         if isinstance(value, dict) and isinstance(params[key], dict):
-            _merge(params[key], value, path, f"{above}{key}.")
-        elif isinstance(value, list):  # in place, in the form that it has in params.yaml
+            _merge(params[key], value, path, f"{prefix}{key}.")
+        elif isinstance(value, list):  # changed in place, which keeps its style
             params[key][:] = value
         else:
             params[key] = value

@@ -94,14 +94,16 @@ def test_noise_is_a_function_of_seed_step_and_place() -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_target_follows_the_scheduler(kind: str) -> None:
     scheduler = DDPMScheduler(prediction_type=kind)
-    clean, noise = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 1, 1, 2, 2, generator=generator)
     if kind == "sample":
         with pytest.raises(UserError, match="prediction_type 'sample' is not supported"):
             prediction_target(scheduler, clean, noise, torch.tensor([500]))
         return
     target = prediction_target(scheduler, clean, noise, torch.tensor([500]))
-    root = float((1 - scheduler.alphas_cumprod[500]) ** 0.5)
-    assert target.mean() == pytest.approx(0 if kind == "epsilon" else -root, abs=1e-6)
+    alpha = scheduler.alphas_cumprod[500]
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean  # Salimans and Ho 2022
+    assert torch.allclose(target, noise if kind == "epsilon" else velocity, atol=1e-6)
 
 
 def test_a_tokenizer_of_our_own(base: StableDiffusion) -> None:

@@ -245,6 +245,9 @@ def test_the_query_asks_what_the_recorded_one_asked(params: Params, shared: Path
         return text.splitlines()[:4]
 
     assert first_line(ours) == first_line(theirs)
-    for statement in re.findall(r'(?:way|rel|node)\["\w+"\](?:\["\w+"\])?', boxes.sub("", ours)):
+    pattern = r'(?:way|rel|node)\["\w+"\](?:\["\w+"\])?'
+    statements = re.findall(pattern, boxes.sub("", ours))
+    assert len(statements) > 5
+    for statement in statements:
         plain = statement.replace("node", "nwr").replace("way", "nwr")
         assert statement in theirs or plain in theirs, statement

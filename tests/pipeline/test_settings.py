@@ -27,13 +27,13 @@ def project(workdir: Path) -> Path:
 
 def test_no_settings_change_no_byte(project: Path) -> None:
     (project / "settings/none.yaml").write_text("{}\n")
-    assert settings.put(["none"]) == []
+    assert settings.apply_settings(["none"]) == []
     assert (project / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_valid_and_says_what_it_changes(project: Path, name: str) -> None:
-    changed = settings.put([name])
+    changed = settings.apply_settings([name])
     assert changed
     load_params()
     old, new = (path.read_text() for path in (ROOT / "params.yaml", project / "params.yaml"))
@@ -46,7 +46,7 @@ def test_each_is_valid_and_says_what_it_changes(project: Path, name: str) -> Non
 
 @pytest.mark.parametrize("names", list(itertools.permutations(["flair", "sd21", "gpu"])))
 def test_the_real_thing_composes_in_any_order(project: Path, names: tuple[str, ...]) -> None:
-    settings.put(list(names))
+    settings.apply_settings(list(names))
     params = load_params()
     assert params.raw_patches.source == "full" and params.base_model.source == "hub"
     assert params.train_controlnet.precision == "bf16" and params.image_size == 512
@@ -54,7 +54,7 @@ def test_the_real_thing_composes_in_any_order(project: Path, names: tuple[str, .
 
 
 def test_the_later_one_holds(project: Path) -> None:
-    settings.put(["sd21", "gpu", "gpus"])
+    settings.apply_settings(["sd21", "gpu", "gpus"])
     assert load_params().train_controlnet.gradient_accumulation == 1
 
 
@@ -69,10 +69,10 @@ def test_wrong_settings_leave_params_alone(project: Path, text: str, message: st
     (project / "settings/mine.yaml").write_text(text)
     before = (project / "params.yaml").read_text()
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        settings.put(["mine"])
+        settings.apply_settings(["mine"])
     assert (project / "params.yaml").read_text() == before
-    with pytest.raises(UserError, match=r"settings/nowhere\.yaml: not found; there are flair, gpu"):
-        settings.put(["nowhere"])
+    with pytest.raises(UserError, match=r"settings/nowhere\.yaml: not found; available: flair, gpu"):
+        settings.apply_settings(["nowhere"])
 
 
 def test_the_command(project: Path) -> None:
