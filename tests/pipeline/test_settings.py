@@ -71,7 +71,9 @@ def test_wrong_settings_leave_params_alone(project: Path, text: str, message: st
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         settings.apply_settings(["mine"])
     assert (project / "params.yaml").read_text() == before
-    with pytest.raises(UserError, match=r"settings/nowhere\.yaml: not found; available: flair, gpu"):
+    with pytest.raises(
+        UserError, match=r"settings/nowhere\.yaml: not found; available: flair, gpu"
+    ):
         settings.apply_settings(["nowhere"])
 
 
