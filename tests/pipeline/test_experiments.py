@@ -108,5 +108,5 @@ def test_two_runs_side_by_side_in_mlflow(laboratory: Path, tmp_path: Path) -> No
         drawn = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     for one in chosen:
         assert one.info.run_name in drawn.stdout
-    for words in ("Comparing 2 Runs", "base_model.id", "validation_loss", "md5.data/dataset"):
+    for words in ("Comparing 2 Runs", "base_model.id", "gradient_norm", "md5.data/dataset"):
         assert words in drawn.stdout
