@@ -1,0 +1,148 @@
+"""What equal bits on all x86 CPUs cost: training steps with and without portable arithmetic.
+
+Usage   python -m benchmarks.portable_arithmetic [--rounds N] [--steps N]
+Steps of the default run's trainings at their sizes, on random data, in processes of their own by
+turns: with `pipeline.portable_arithmetic` as the stages run it, and with the libraries' own choice
+of instructions. A step's time is the median over a process, the result the least of the rounds.
+`wide` is a UNet of [64, 128, 192] on 24 x 24 latents. Prints a table and a last line of JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+UNCAPPED = {
+    "ONEDNN_MAX_CPU_ISA": "ALL",
+    "MKL_CBWR": "AUTO",
+    "OPENBLAS_CORETYPE": "",
+}
+# Steps of each training in the default run, by which the total is weighted.
+WEIGHTS = {"vae": 1050, "unet": 450, "segmenter": 800, "controlnet": 450}
+WARM_UP = 3  # steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--child", choices=["portable", "own"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.child, args.steps)))
+        return
+    best: dict[str, dict[str, float]] = {"portable": {}, "own": {}}
+    for _ in range(args.rounds):
+        for mode, seconds in best.items():
+            for name, value in run_child(mode, args.steps).items():
+                seconds[name] = min(value, seconds.get(name, value))
+    print(f"{'training':12} {'portable':>9} {'own':>9} {'ratio':>6}   seconds per step")
+    for name, ours in best["portable"].items():
+        own = best["own"][name]
+        print(f"{name:12} {ours:9.3f} {own:9.3f} {ours / own:6.2f}")
+    totals = {
+        mode: sum(seconds[name] * weight for name, weight in WEIGHTS.items())
+        for mode, seconds in best.items()
+    }
+    report = {
+        "ours": totals["portable"],
+        "peer": totals["own"],
+        "ratio": totals["portable"] / totals["own"],
+        "units": "seconds of the default run's trainings",
+        "steps": best,
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps(report))
+
+
+def run_child(mode: str, steps: int) -> dict[str, float]:
+    """Median seconds per step of each training, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.portable_arithmetic"]
+    command += ["--child", mode, "--steps", str(steps)]
+    environment = dict(os.environ)
+    if mode == "own":
+        environment |= UNCAPPED
+        environment.pop("ATEN_CPU_CAPABILITY", None)
+    ended = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    seconds: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return seconds
+
+
+def measure(mode: str, steps: int) -> dict[str, float]:
+    """The trainings' steps in this process."""
+    if mode == "portable":
+        import stages  # noqa: F401  (sets the caps before torch is imported)
+
+    from aerialdreams.params import load_params
+    from aerialdreams.pipeline import portable_arithmetic
+    from aerialdreams.util.torch_setup import configure_torch
+
+    params = load_params()
+    configure_torch(params.torch_threads)
+    if mode == "portable":
+        portable_arithmetic.use_portable_kernels()
+    return {name: median(step, steps) for name, step in make_steps(params).items()}
+
+
+def median(step: Callable[[], None], steps: int) -> float:
+    """Median seconds of a step."""
+    times = []
+    for number in range(WARM_UP + steps):
+        began = time.perf_counter()
+        step()
+        if number >= WARM_UP:
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def make_steps(params: Any) -> dict[str, Callable[[], None]]:
+    """One step of each training on random data, by name."""
+    import torch
+
+    from aerialdreams.models.segmenter import Segmenter
+    from aerialdreams.models.tiny import new_unet
+    from tests.tiny import conditioning_of, new_model, tiny_stable_diffusion
+
+    size, tiny = params.image_size, params.base_model.tiny
+    base = tiny_stable_diffusion(params, ["Aerial view of France. water, building."], size)
+    model = new_model(params, base)
+    batch, crop = tiny.unet.batch_size, tiny.vae.crop
+    shape = (batch, *base.latent_shape(size))
+    text = torch.randn(batch, 77, tiny.text.width)
+    timesteps = torch.arange(batch) * 100
+    masks = torch.randint(1, 20, (batch, size, size), dtype=torch.uint8)
+    conditioning = conditioning_of(params)(masks)
+    segmenter = Segmenter(params.train_segmenter.channels, len(params.classes))
+    wide = new_unet([64, 128, 192], 16, tiny.text.width, 24, 0)
+
+    def step(module: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+
+        def run() -> None:
+            optimizer.zero_grad()
+            forward().square().mean().backward()
+            optimizer.step()
+
+        return run
+
+    crops = torch.randn(tiny.vae.batch_size, 3, crop, crop)
+    images = torch.randn(params.train_segmenter.batch_size, 3, size, size)
+    latents, wide_latents = torch.randn(shape), torch.randn(batch, 16, 24, 24)
+    return {
+        "vae": step(
+            base.vae, lambda: base.vae.decode(base.vae.encode(crops).latent_dist.mean).sample
+        ),
+        "unet": step(base.unet, lambda: base.unet(latents, timesteps, text).sample),
+        "segmenter": step(segmenter, lambda: segmenter(images)),
+        "controlnet": step(model.controlnet, lambda: model(latents, timesteps, text, conditioning)),
+        "wide": step(wide, lambda: wide(wide_latents, timesteps, text).sample),
+    }
+
+
+if __name__ == "__main__":
+    main()
