@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from aerialdreams.data.flair import CLASS_COUNT, DOMAIN, ZONE
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
+from aerialdreams.paths import DATASET
 
 Domain = Annotated[str, Field(pattern=f"^{DOMAIN}$")]
 Zone = Annotated[str, Field(pattern=f"^{ZONE}$")]
@@ -17,6 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # on the Hugging Face hub
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -65,10 +67,9 @@ class Sample(_Group):
 class RawPatches(_Group):
     source: Literal["sample", "toy", "full", "domains", "folder"]
     domains: list[Domain]
-    folder: str
+    folder: str = Field(min_length=1)
     downloads: str = Field(min_length=1)
     storage: Url
-    hub: Url
     hub_revision: str = Field(min_length=1)
     sample: Sample
 
@@ -166,10 +167,9 @@ class TinyBase(_Group):
 
 class BaseModelParams(_Group):
     source: Literal["tiny", "hub", "folder"]
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    id: Repository
     revision: str = Field(min_length=1)
-    hub: Url
-    folder: str
+    input: str = Field(min_length=1)
     tiny: TinyBase
 
 
@@ -181,7 +181,9 @@ class EncodeLatents(_Group):
 
 
 class PublishedWeights(_Group):
-    weights: str = Field(min_length=1)
+    id: Repository
+    revision: str = Field(min_length=1)
+    file: str
     sha256: Sha256
 
 
@@ -315,6 +317,15 @@ class Params(_Group):
                     f"{field} {duplicates[0]!r} is used twice; each class needs its own"
                 )
         return classes
+
+    @model_validator(mode="after")
+    def _tiny_base_reads_the_dataset(self) -> "Params":
+        stage = self.base_model
+        if stage.source == "tiny" and Path(stage.input) != DATASET:
+            raise ValueError(
+                f"base_model.input: is {stage.input!r}; source tiny is trained on {DATASET}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _size_for_the_judge(self) -> "Params":

@@ -29,10 +29,10 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 STAGE_VARIABLES = {
-    # The caches of the Hugging Face libraries belong to the project, not to the home directory.
-    "HF_HOME": str(Path("scratch/huggingface").resolve()),
-    # Loading local models and data makes no request to the hub.
-    "HF_HUB_OFFLINE": "1",
+    # What `datasets` caches belongs to the project. Only downloads from the hub go to its cache in
+    # the home directory (HF_HOME), which all projects share.
+    "HF_DATASETS_CACHE": str(Path("scratch/huggingface/datasets").resolve()),
+    "HF_MODULES_CACHE": str(Path("scratch/huggingface/modules").resolve()),
 }
 
 

@@ -19,6 +19,7 @@ import psutil
 
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
+from aerialdreams.paths import BASE, EVALUATION, RAW
 from aerialdreams.pipeline import portable_arithmetic
 from aerialdreams.pipeline.launch import is_launched
 
@@ -66,6 +67,7 @@ def run_stage(name: str, doc: str | None, main: Callable[[Params], str]) -> None
 def _run(name: str, main: Callable[[Params], str]) -> int:
     began = time.monotonic()
     try:
+        _refuse_linked_folders()
         params = load_params()
         if is_launched():  # the process that launched this rank holds the lock
             summary = main(params)
@@ -115,6 +117,21 @@ def _fail_unforeseen(name: str, error: Exception) -> int:
     reason = (str(error).strip().splitlines() or ["no message"])[0]
     message = f"{type(error).__name__}: {reason}; the traceback is in {path}, please report it"
     return _fail(name, message, FAILED)
+
+
+def _refuse_linked_folders() -> None:
+    """Check, before any work, that DVC will be able to handle the outputs.
+
+    Raises:
+        UserError: a folder of the outputs is a link, which DVC does not accept.
+    """
+    for folder in (RAW.parent, RAW, BASE.parent, EVALUATION.parent):
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder}: is a link, which DVC does not accept for outputs; remove the link. For"
+                " more space put the whole project, or DVC's cache (`dvc cache dir`), on a larger"
+                " disk, or make `scratch` or `downloads` a link"
+            )
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -15,6 +15,7 @@ from aerialdreams.sample.land import PATCH, draw_land
 from aerialdreams.sample.photograph import photograph
 from aerialdreams.util.files import write_json
 
+SAMPLE_EXTRACT = "sample.osm.pbf"
 # What most masks of FLAIR #1 carry: Lambert-93 in name only, without a code.
 MASK_CRS = (
     'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
@@ -49,7 +50,7 @@ def write_world(root: Path, zones: list[tuple[ZoneGround, dict[str, Any]]], seed
     """
     metadata = {key: entry for _, entries in zones for key, entry in entries.items()}
     write_json(root / METADATA, metadata)
-    write_ground(root / "sample.osm.pbf", [ground for ground, _ in zones], seed)
+    write_ground(root / SAMPLE_EXTRACT, [ground for ground, _ in zones], seed)
     return len(metadata)
 
 
