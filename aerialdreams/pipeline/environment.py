@@ -5,6 +5,7 @@ Libraries read most of these variables once, when they are loaded, so they are s
 inherit them. A variable that the user has set keeps its value.
 """
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -36,8 +37,17 @@ STAGE_VARIABLES = {
 }
 
 
+# Conda, QGIS and PostGIS set these for their own libraries. rasterio's wheel brings its data along,
+# and with another installation's data every CRS is unknown.
+GEOSPATIAL_DATA = ("PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "GDAL_DRIVER_PATH")
+
+
 def set_up_command() -> None:
     """Set what the `aerialdreams` command needs. Call it before other libraries are imported."""
+    rasterio = importlib.util.find_spec("rasterio")
+    if rasterio and rasterio.origin and (Path(rasterio.origin).parent / "proj_data").is_dir():
+        for name in GEOSPATIAL_DATA:
+            os.environ.pop(name, None)
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # MLflow's database migrations
