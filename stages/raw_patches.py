@@ -73,10 +73,11 @@ def main(params: Params) -> str:
     if stage.source == "folder":
         return link_folder(Path(stage.folder))
     archives = hub_archives(stage) if stage.source == "domains" else storage_archives(stage)
-    origin = {"source": stage.source, "files": {path.name: sha256 for path, sha256 in archives}}
+    hashes = {path.name: sha256 for path, sha256 in archives}
+    origin: dict[str, Any] = {"source": stage.source, "files": hashes}
     if stage.source == "domains":
         origin |= {"repository": HUB_DATASET, "commit": archives[0][0].parents[2].name}
-    key = fingerprint(list(origin["files"].values()), __file__, [])
+    key = fingerprint(list(hashes.values()), __file__, [])
     with resumable_folder(RAW, scratch_dir(), key) as folder:
         count = unpack_all([path for path, _ in archives], folder, params)
         gather_metadata(folder)
