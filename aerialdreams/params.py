@@ -58,6 +58,12 @@ class Runtime(_Group):
     processes: int = Field(ge=1)
 
 
+class Compute(_Group):
+    threads: int = Field(ge=1)
+    portable: bool
+    deterministic: bool
+
+
 class Sample(_Group):
     seed: Seed
     zone_side: int = Field(ge=1, le=10)
@@ -287,7 +293,8 @@ class Params(_Group):
     tracking: Tracking
     classes: list[LandCoverClass]
     image_size: int = Field(ge=32, le=1024, multiple_of=16)
-    torch_threads: int = Field(ge=1)
+    inference_precision: Precision
+    compute: Compute
     raw_patches: RawPatches
     patch_index: PatchIndex
     osm_metadata: OsmMetadata

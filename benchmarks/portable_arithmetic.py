@@ -2,7 +2,7 @@
 
 Usage   python -m benchmarks.portable_arithmetic [--rounds N] [--steps N]
 Steps of the default run's trainings at their sizes, on random data, in processes of their own by
-turns: with `pipeline.portable_arithmetic` as the stages run it, and with the libraries' own choice
+turns: with compute.portable, and with the libraries' own choice
 of instructions. A step's time is the median over a process, the result the least of the rounds.
 `wide` is a UNet of [64, 128, 192] on 24 x 24 latents. Prints a table and a last line of JSON.
 """
@@ -17,11 +17,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-UNCAPPED = {
-    "ONEDNN_MAX_CPU_ISA": "ALL",
-    "MKL_CBWR": "AUTO",
-    "OPENBLAS_CORETYPE": "",
-}
 # Steps of each training in the default run, by which the total is weighted.
 WEIGHTS = {"vae": 1050, "unet": 450, "segmenter": 800, "controlnet": 450}
 WARM_UP = 3  # steps
@@ -64,26 +59,22 @@ def run_child(mode: str, steps: int) -> dict[str, float]:
     """Median seconds per step of each training, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.portable_arithmetic"]
     command += ["--child", mode, "--steps", str(steps)]
-    environment = dict(os.environ)
-    if mode == "own":
-        environment |= UNCAPPED
-        environment.pop("ATEN_CPU_CAPABILITY", None)
-    ended = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     seconds: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
     return seconds
 
 
 def measure(mode: str, steps: int) -> dict[str, float]:
     """The trainings' steps in this process."""
-    if mode == "portable":
-        import stages  # noqa: F401  (sets the caps before torch is imported)
-
     from aerialdreams.params import load_params
     from aerialdreams.pipeline import portable_arithmetic
+
+    if mode == "portable":
+        portable_arithmetic.set_instruction_caps()
     from aerialdreams.util.torch_setup import configure_torch
 
     params = load_params()
-    configure_torch(params.torch_threads)
+    configure_torch(params.compute.threads, params.compute.deterministic)
     if mode == "portable":
         portable_arithmetic.use_portable_kernels()
     return {name: median(step, steps) for name, step in make_steps(params).items()}

@@ -96,7 +96,10 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
     Returns:
         A summary in numbers, and the losses of VAE and UNet.
     """
-    device, tiny = configure_torch(params.torch_threads), params.base_model.tiny
+    device, tiny = (
+        configure_torch(params.compute.threads, params.compute.deterministic),
+        params.base_model.tiny,
+    )
     vae_settings = VaeSettings(**tiny.vae.model_dump())
     unet_settings = UNetSettings(**tiny.unet.model_dump())
     every = params.runtime.checkpoint_every

@@ -44,14 +44,16 @@ VALIDATION_SHARD = "validation-00000.safetensors"
 
 
 def main(params: Params) -> str:
-    base = load_stable_diffusion().to(configure_torch(params.torch_threads))
+    base = load_stable_diffusion().to(
+        configure_torch(params.compute.threads, params.compute.deterministic)
+    )
     stage, size, dtype = (
         params.encode_latents,
         params.image_size,
         DTYPES[params.encode_latents.precision],
     )
     orientations = ORIENTATIONS if stage.all_orientations else 1
-    key = fingerprint([stage, size, params.torch_threads], __file__, [DATASET, BASE])
+    key = fingerprint([stage, size, params.compute], __file__, [DATASET, BASE])
     num_captions = num_truncated = 0
     with resumable_folder(LATENTS, scratch_dir(), key) as folder:
         save(folder / EMPTY_CAPTION, {"text": encode_prompts(base, [""]).cpu().to(dtype)})

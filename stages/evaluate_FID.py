@@ -70,7 +70,10 @@ Spaces = Mapping[str, Judge | Inception]  # what gives features, by its name
 
 
 def main(params: Params) -> str:
-    device, stage = configure_torch(params.torch_threads), params.evaluate_fid
+    device, stage = (
+        configure_torch(params.compute.threads, params.compute.deterministic),
+        params.evaluate_fid,
+    )
     manifest = read_json(GENERATED / MANIFEST)
     judge = Judge(device)
     inception = load_inception(

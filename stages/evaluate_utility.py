@@ -47,7 +47,10 @@ BATCH = 16  # test images that are read at a time
 
 
 def main(params: Params) -> str:
-    device, stage = configure_torch(params.torch_threads), params.evaluate_utility
+    device, stage = (
+        configure_torch(params.compute.threads, params.compute.deterministic),
+        params.evaluate_utility,
+    )
     decisive = stage.model_dump(mode="json") | {
         "segmenter": params.train_segmenter.model_dump(mode="json"),
         "image_size": params.image_size,

@@ -84,11 +84,11 @@ class Models(NamedTuple):
 def main(params: Params) -> str:
     if params.runtime.processes > 1 and not is_launched():
         launch_processes("stages.generate_validation", params.runtime.processes)
-    configure_torch(params.torch_threads)
+    configure_torch(params.compute.threads, params.compute.deterministic)
     state = PartialState(cpu=not torch.cuda.is_available())
     distributed = init_distributed(state.num_processes)
     stage, models = params.generate_validation, load_models(params, state.device)
-    settings = [stage, params.image_size, params.torch_threads, params.classes, models.hashes]
+    settings = [stage, params.image_size, params.compute, params.classes, models.hashes]
     key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else ""
     unfinished = resumable_folder(GENERATED, scratch_dir(), key)
     counts: dict[str, int] = {}

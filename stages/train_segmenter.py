@@ -40,7 +40,10 @@ from aerialdreams.util.torch_setup import configure_torch
 def main(params: Params) -> str:
     if params.train_segmenter.source == "ign":
         return save_ign_segmenter(params)
-    device, stage = configure_torch(params.torch_threads), params.train_segmenter
+    device, stage = (
+        configure_torch(params.compute.threads, params.compute.deterministic),
+        params.train_segmenter,
+    )
     settings = SegmenterSettings(
         seed=stage.seed,
         channels=stage.channels,

@@ -10,7 +10,6 @@ import hashlib
 import json
 import random
 import re
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -19,10 +18,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import overpy
 import requests
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.osm.knowledge import Element, Knowledge, SearchRadius, Zone, understand
 from aerialdreams.util.files import atomic_file
+from aerialdreams.util.retries import report_retry
 
 ATTEMPTS = 6  # at one query
 PARTIAL_ATTEMPTS = 2  # of them, that end in half an answer, before the zone is split
@@ -59,6 +60,24 @@ out tags geom;
 (way["building"]({zone}); rel["building"]({zone}););
 out tags center;
 """
+
+
+class _TransientError(Exception):
+    """A response that another request may improve on, after `wait` seconds at least."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds before the next request."""
+    error = state.outcome.exception() if state.outcome else None
+    seconds = min(WAIT * 2 ** (state.attempt_number - 1), LONGEST_WAIT)
+    if isinstance(error, _TransientError):
+        seconds = max(seconds, error.wait)
+    # So that clients that were cut off together do not return together.
+    return seconds * random.uniform(1.0, 1.5)
 
 
 class PartialAnswerError(Exception):
@@ -151,44 +170,51 @@ class Overpass:
             partial.write_bytes(gzip.compress(body, mtime=0))
 
     def _ask(self, zone: Zone) -> bytes:
-        """The server's whole answer for a zone, from as many attempts as it takes."""
-        text, partial, trouble = query(zone, self.radius), 0, ""
-        for attempt in range(ATTEMPTS):
-            wait = min(WAIT * 2**attempt, LONGEST_WAIT)
-            try:
-                status, kind, after, body = self._send(text)
-            except requests.RequestException as error:
-                trouble = _words(str(error))
-            else:
-                if status == 200 and "html" not in kind:
-                    flaw = flaw_of(body)
-                    if flaw is None:
-                        return body
-                    if flaw.startswith("remark: "):
-                        partial += 1
-                        if partial == PARTIAL_ATTEMPTS:
-                            raise PartialAnswerError(flaw)
-                    trouble = flaw
-                elif status in (200, 408, 425, 429) or status >= 500:
-                    trouble = f"HTTP {status}: {_words(body.decode(errors='replace'))}"
-                    if status in (200, 429):  # too many requests, or a page that says so
-                        wait = max(HOLD, wait, min(after, LONGEST_HOLD))
-                else:
-                    raise UserError(
-                        f"{self.server}: refuses the query for {zone}: HTTP {status}:"
-                        f" {_words(body.decode(errors='replace'))}; see osm_metadata.overpass in"
-                        " params.yaml (server, user_agent)"
-                    )
-            if attempt + 1 < ATTEMPTS:
-                wait *= random.uniform(
-                    1.0, 1.5
-                )  # so that those cut off at once do not come at once
-                print(f"{zone}: {trouble}; again in {wait:.0f} s", file=sys.stderr, flush=True)
-                time.sleep(wait)
-        raise WorkError(
-            f"{self.server}: no answer for {zone} in {ATTEMPTS} attempts, the last: {trouble};"
-            " what came so far is kept, `dvc repro` goes on from there"
+        """The server's complete response for a zone, in as many requests as it takes.
+
+        Raises:
+            PartialAnswerError: the server gave up in the middle, `PARTIAL_ATTEMPTS` times.
+            UserError: it refuses the query.
+            WorkError: it has not answered in `ATTEMPTS` requests.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type((requests.RequestException, _TransientError)),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            before_sleep=report_retry(str(zone)),
+            sleep=time.sleep,
+            reraise=True,
         )
+        partial = 0
+
+        def request() -> bytes:
+            nonlocal partial
+            status, content_type, retry_after, body = self._send(query(zone, self.radius))
+            text = f"HTTP {status}: {_words(body.decode(errors='replace'))}"
+            if status == 200 and "html" not in content_type:
+                flaw = flaw_of(body)
+                if flaw is None:
+                    return body
+                partial += flaw.startswith("remark: ")
+                if partial == PARTIAL_ATTEMPTS:
+                    raise PartialAnswerError(flaw)
+                raise _TransientError(flaw)
+            if status in (200, 429):  # too many requests, or a page that says so
+                raise _TransientError(text, max(HOLD, min(retry_after, LONGEST_HOLD)))
+            if status in (408, 425) or status >= 500:
+                raise _TransientError(text)
+            raise UserError(
+                f"{self.server}: refuses the query for {zone}: {text}; see osm_metadata.overpass in"
+                " params.yaml (server, user_agent)"
+            )
+
+        try:
+            return retrying(request)
+        except (requests.RequestException, _TransientError) as error:
+            raise WorkError(
+                f"{self.server}: no answer for {zone} in {ATTEMPTS} attempts, the last:"
+                f" {_words(str(error))}; what came so far is kept, `dvc repro` goes on from there"
+            ) from None
 
     def _send(self, text: str) -> tuple[int, str, float, bytes]:
         """One request: status, content type, seconds of Retry-After, body."""

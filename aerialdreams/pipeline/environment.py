@@ -10,6 +10,8 @@ import logging
 import os
 from pathlib import Path
 
+import yaml
+
 from aerialdreams.pipeline import portable_arithmetic
 
 VARIABLES = {
@@ -58,4 +60,13 @@ def set_up_stage() -> None:
     set_up_command()
     for name, value in STAGE_VARIABLES.items():
         os.environ.setdefault(name, value)
-    portable_arithmetic.set_instruction_caps()
+    if _portable_requested(Path("params.yaml")):
+        portable_arithmetic.set_instruction_caps()
+
+
+def _portable_requested(path: Path) -> bool:
+    """Whether params ask for portable arithmetic; `load_params` reports their errors, later."""
+    try:
+        return bool(yaml.safe_load(path.read_text(encoding="utf-8"))["compute"]["portable"])
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        return False

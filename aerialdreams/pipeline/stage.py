@@ -59,8 +59,6 @@ def run_stage(name: str, doc: str | None, main: Callable[[Params], str]) -> None
     ).parse_args()
     _end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    if "torch" in sys.modules:  # imported by the stages that compute with it
-        portable_arithmetic.use_portable_kernels()
     sys.exit(_run(name, main))
 
 
@@ -69,6 +67,8 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
     try:
         _refuse_linked_folders()
         params = load_params()
+        if params.compute.portable and "torch" in sys.modules:
+            portable_arithmetic.use_portable_kernels()
         if is_launched():  # the process that launched this rank holds the lock
             summary = main(params)
         else:

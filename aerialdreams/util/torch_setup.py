@@ -8,11 +8,12 @@ CPU = torch.device("cpu")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def configure_torch(threads: int) -> torch.device:
-    """Make torch's results repeatable on this machine, for the rest of the process.
+def configure_torch(threads: int, deterministic: bool = True) -> torch.device:
+    """Set torch's threads and determinism for the rest of the process.
 
     Args:
         threads: CPU threads of one operation; another number rounds sums differently.
+        deterministic: whether GPUs give the same bits on each run, which costs speed. CPUs do.
 
     Returns:
         The device to work on: the GPU if there is one.
@@ -22,8 +23,8 @@ def configure_torch(threads: int) -> torch.device:
     # With several processes on a CPU, accelerate would set another number, by the machine's cores.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
     # Deterministic mode also fills every new tensor with NaN, to expose reads of uninitialised
     # memory; that costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
