@@ -56,6 +56,7 @@ class Runtime(_Group):
     checkpoint_every: int = Field(ge=1)
     loaders: int = Field(ge=0)
     processes: int = Field(ge=1)
+    grace: float = Field(gt=0)
 
 
 class Compute(_Group):
@@ -255,6 +256,8 @@ class TrainControlnet(_Group):
 
 class GenerateValidation(_Group):
     seed: Seed
+    masks: int = Field(ge=0)
+    extra_masks: int = Field(ge=0)
     samples: int = Field(ge=1)
     styles: list[Annotated[str, Field(min_length=1)]]
     negative_prompt: str

@@ -12,10 +12,11 @@ the judge's features they are named so. Beside a number NAME stands its interval
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,13 +44,22 @@ from aerialdreams.evaluation.metrics import (
     share_errors,
     spread,
 )
-from aerialdreams.generation.outputs import EVALUATED_SPLITS, JUDGED_SETS, MANIFEST, read_generated
-from aerialdreams.params import Params
+from aerialdreams.generation.outputs import (
+    EVALUATED_SPLITS,
+    JUDGED_SETS,
+    MANIFEST,
+    chosen_rows,
+    extra_rows,
+    read_generated,
+)
+from aerialdreams.params import GenerateValidation, Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
+from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
 from aerialdreams.util.batched import batched
 from aerialdreams.util.files import atomic_file, read_json, write_json
+from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table
 from aerialdreams.util.torch_setup import configure_torch
@@ -66,15 +76,14 @@ AGREEMENT_SCHEMA = pa.schema(
     ]
 )
 
+Loaded = TypeVar("Loaded")
 Spaces = Mapping[str, Judge | Inception]  # what gives features, by its name
 
 
 def main(params: Params) -> str:
-    device, stage = (
-        configure_torch(params.compute.threads, params.compute.deterministic),
-        params.evaluate_fid,
-    )
-    manifest = read_json(GENERATED / MANIFEST)
+    configure_torch(params.compute.threads, params.compute.deterministic)
+    distributed, device = start_processes("stages.evaluate_FID", params.runtime.processes)
+    stage, manifest = params.evaluate_fid, read_json(GENERATED / MANIFEST)
     judge = Judge(device)
     inception = load_inception(
         stage.inception_weights,
@@ -83,14 +92,21 @@ def main(params: Params) -> str:
         device,
     )
     spaces: Spaces = {"judge": judge, "inception": inception} if inception else {"judge": judge}
-    samples = int(manifest["params"]["samples"])
-    train = see_train(spaces, params)
+    generated = GenerateValidation(
+        **{name: manifest["params"][name] for name in GenerateValidation.model_fields}
+    )
+    train = see_train(spaces, params, distributed)
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for split in EVALUATED_SPLITS:
-        sets = see_split(split, samples, judge, spaces, params, rows)
-        report[split] = evaluate(sets, train, samples, params)
+        sets, agreements = see_split(split, generated, judge, spaces, params, distributed)
+        if not distributed.is_main:
+            continue
+        rows += agreements
+        report[split] = evaluate(sets, train, generated.samples, params)
         write_iou(IOU_TABLES[split], report[split])
+    if not distributed.is_main:
+        return ""
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
     # The files let `aerialdreams compare` read an experiment from MLflow alone.
@@ -107,74 +123,177 @@ def main(params: Params) -> str:
 
 @dataclass
 class Seen:
-    """What is gathered of an image set, one pass over it."""
+    """What is gathered of an image set.
 
-    matrices: list[NDArray[np.int64]] = field(default_factory=list)  # confusion of each image
+    Attributes:
+        matrices: the confusion matrix of each image.
+        features: by feature space, arrays (images, dimensions).
+        differences: mean absolute difference of each image to the first sample, 0 to 1.
+    """
+
+    matrices: list[NDArray[np.int64]] = field(default_factory=list)
     features: dict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    differences: list[float] = field(default_factory=list)  # of each image from the first sample
+    differences: list[float] = field(default_factory=list)
 
     @torch.no_grad()
     def look(self, images: Images, spaces: Spaces) -> None:
-        """Gather the features of some images."""
+        """Add the features of some images."""
         for name, space in spaces.items():
             self.features[name].append(space(images).cpu().double().numpy())
+
+    def extend(self, other: "Seen") -> None:
+        """Add what was gathered of the next images."""
+        self.matrices += other.matrices
+        self.differences += other.differences
+        for name, arrays in other.features.items():
+            self.features[name] += arrays
 
     def of(self, space: str) -> NDArray[np.float64]:
         """Features of all images in a space, (images, dimensions)."""
         return np.concatenate(self.features[space])
 
 
-def see_train(spaces: Spaces, params: Params) -> Seen:
-    """The train split's features."""
-    seen, size, batch = Seen(), params.image_size, params.evaluate_fid.batch_size
-    batches = batched(read_patches("train"), batch)
-    total = -(-count_patches("train") // batch)
-    for patches in progress(batches, "train seen", "batches", total):
-        seen.look(np.stack([resize_image(patch.image, size) for patch in patches]), spaces)
-    return seen
+def see_train(spaces: Spaces, params: Params, distributed: Distributed) -> Seen:
+    """The train split's features, on rank 0."""
+    size, batch_size = params.image_size, params.evaluate_fid.batch_size
+    batches = list(batched(range(count_patches("train")), batch_size))
+    own = distributed.share(batches)
+
+    def load(rows: list[int]) -> Images:
+        patches = read_patches("train", rows)
+        return np.stack([resize_image(patch.image, size) for patch in patches])
+
+    loaded = map_ahead(load, own, params.runtime.loaders)
+    parts = []
+    for images in show_progress(loaded, "train seen", len(own), distributed):
+        parts.append(Seen())
+        parts[-1].look(images, spaces)
+    train = Seen()
+    for part in distributed.gather(parts):
+        train.extend(part)
+    return train
+
+
+class Batch(NamedTuple):
+    """Some patches of a split with their generated images.
+
+    Attributes:
+        patch_ids: of the patches.
+        masks: class ids, (patches, size, size).
+        images: by image set, those of the patches that have them: RGB, (images, size, size, 3).
+        extra: numbers of the patches, within the batch, that have further samples.
+    """
+
+    patch_ids: list[str]
+    masks: NDArray[np.uint8]
+    images: dict[str, Images]
+    extra: list[int]
+
+
+def load_batch(
+    split: str, generated: GenerateValidation, extra: set[int], size: int, rows: list[int]
+) -> Batch:
+    """Read some patches and their generated images.
+
+    Args:
+        split: validation or test.
+        generated: what was generated.
+        extra: rows of the split that have further samples.
+        size: height and width of the images, pixels.
+        rows: of the split, to read.
+    """
+    patches = list(read_patches(split, rows))
+    ids = [patch.patch_id for patch in patches]
+    numbers = [number for number, row in enumerate(rows) if row in extra]
+    images = {
+        "real": np.stack([resize_image(patch.image, size) for patch in patches]),
+        "generated": np.stack([read_generated(split, "generated", i, size) for i in ids]),
+    }
+    if numbers:
+        for source in ("untrained", *further_samples(generated)):
+            images[source] = np.stack(
+                [read_generated(split, source, ids[number], size) for number in numbers]
+            )
+    masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
+    return Batch(ids, masks, images, numbers)
+
+
+def further_samples(generated: GenerateValidation) -> list[str]:
+    """The folders of a mask's samples after the first."""
+    return [f"sample-{number}" for number in range(2, generated.samples + 1)]
 
 
 @torch.no_grad()
 def see_split(
     split: str,
-    samples: int,
+    generated: GenerateValidation,
     judge: Judge,
     spaces: Spaces,
     params: Params,
-    rows: list[dict[str, Any]],
-) -> dict[str, Seen]:
-    """The image sets of a split, by name; images pass by in batches, only their features stay.
+    distributed: Distributed,
+) -> tuple[dict[str, Seen], list[dict[str, Any]]]:
+    """Look at all image sets of a split. On rank 0 the result is complete.
 
-    `rows` gets one of each judged image for `AGREEMENT`.
+    Returns:
+        What was gathered, by image set; the first samples of the masks that have several are a set
+        of their own, `sample-1`. And a row for each segmented image, for `AGREEMENT`.
     """
-    batch, size = params.evaluate_fid.batch_size, params.image_size
-    more = [f"sample-{number}" for number in range(2, samples + 1)]
-    sets = {source: Seen() for source in ("real", *JUDGED_SETS, *more)}
-    batches = batched(read_patches(split), batch)
-    total = -(-count_patches(split) // batch)
-    for patches in progress(batches, f"{split} judged", "batches", total):
-        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-        images = {
-            source: np.stack(
-                [read_generated(split, source, patch.patch_id, size) for patch in patches]
-            )
-            for source in (*JUDGED_SETS, *more)
-        }
-        images["real"] = np.stack([resize_image(patch.image, size) for patch in patches])
-        for source in ("real", *JUDGED_SETS):
-            for patch, mask, ids in zip(patches, masks, judge.read(images[source]), strict=True):
-                sets[source].matrices.append(confusion(mask, ids))
-                right = float((mask == ids).mean())
-                row = {"split": split, "source": source, "patch_id": patch.patch_id}
-                rows.append(row | {"pixel_accuracy": right})
+    rows = chosen_rows(split, generated.masks)
+    extra = set(extra_rows(rows, generated.extra_masks))
+    own = distributed.share(list(batched(rows, params.evaluate_fid.batch_size)))
+    load = partial(load_batch, split, generated, extra, params.image_size)
+    loaded = map_ahead(load, own, params.runtime.loaders)
+    parts = []
+    for batch in show_progress(loaded, f"{split} judged", len(own), distributed):
+        parts.append(see_batch(split, batch, judge, spaces))
+    sets: dict[str, Seen] = defaultdict(Seen)
+    agreements = []
+    for part, batch_rows in distributed.gather(parts):
+        agreements += batch_rows
+        for source, seen in part.items():
+            sets[source].extend(seen)
+    return sets, agreements
+
+
+def see_batch(
+    split: str, batch: Batch, judge: Judge, spaces: Spaces
+) -> tuple[dict[str, Seen], list[dict[str, Any]]]:
+    """What `see_split` gathers, of one batch."""
+    sets: dict[str, Seen] = {source: Seen() for source in batch.images}
+    rows = []
+    for source in ("real", *JUDGED_SETS):
+        if source not in sets:
+            continue
+        numbers = batch.extra if source == "untrained" else range(len(batch.patch_ids))
+        for number, ids in zip(numbers, judge.read(batch.images[source]), strict=True):
+            mask = batch.masks[number]
+            sets[source].matrices.append(confusion(mask, ids))
+            row = {"split": split, "source": source, "patch_id": batch.patch_ids[number]}
+            rows.append(row | {"pixel_accuracy": float((mask == ids).mean())})
+    for source, seen in sets.items():
+        seen.look(batch.images[source], spaces)
+    if batch.extra:
+        first = batch.images["generated"][batch.extra]
+        sets["sample-1"] = Seen(
+            features={
+                name: [array[batch.extra] for array in arrays]
+                for name, arrays in sets["generated"].features.items()
+            }
+        )
         for source, seen in sets.items():
-            seen.look(images[source], spaces)
-        for source in more:
-            apart = np.abs(images[source].astype(float) - images["generated"]) / 255
-            sets[source].differences += apart.mean((1, 2, 3)).tolist()
-    return sets
+            if source.startswith("sample-") and source != "sample-1":
+                difference = np.abs(batch.images[source].astype(float) - first) / 255
+                seen.differences += difference.mean((1, 2, 3)).tolist()
+    return sets, rows
+
+
+def show_progress(
+    batches: Iterator[Loaded], description: str, count: int, distributed: Distributed
+) -> Iterator[Loaded]:
+    """The batches, with progress on rank 0."""
+    return progress(batches, description, "batches", count) if distributed.is_main else batches
 
 
 def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -> dict[str, Any]:
@@ -214,9 +333,9 @@ def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
 
 def diversity(sets: dict[str, Seen], samples: int) -> dict[str, Any]:
     """How far the samples of one mask lie apart, in pixels and in the judge's features."""
-    if samples < 2 or len(sets["generated"].of("judge")) < 2:
+    if samples < 2 or len(sets["sample-1"].of("judge")) < 2:
         return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
-    drawn = [sets["generated"], *(sets[f"sample-{n}"] for n in range(2, samples + 1))]
+    drawn = [sets[f"sample-{number}"] for number in range(1, samples + 1)]
     pixels = np.mean([seen.differences for seen in drawn[1:]], axis=0)
     features = spread([seen.of("judge") for seen in drawn])
     return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from aerialdreams.data.dataset import count_patches, evenly_spaced
 from aerialdreams.data.images import read_image
 from aerialdreams.errors import UserError
 from aerialdreams.paths import GENERATED
@@ -15,6 +16,26 @@ EVALUATED_SPLITS = ("validation", "test")
 
 # Folders of a split that are judged: by the ControlNet, and by the same before its first step.
 JUDGED_SETS = ("generated", "untrained")
+
+
+def chosen_rows(split: str, masks: int) -> list[int]:
+    """Numbers of the dataset's rows that images are generated for.
+
+    Args:
+        split: validation or test.
+        masks: how many, spread evenly over the split; 0 for all.
+    """
+    return evenly_spaced(masks, count_patches(split))
+
+
+def extra_rows(rows: list[int], masks: int) -> list[int]:
+    """Those of the chosen rows that get further samples, styles and an untrained image.
+
+    Args:
+        rows: see `chosen_rows`.
+        masks: how many, spread evenly over the rows; 0 for all.
+    """
+    return [rows[number] for number in evenly_spaced(masks, len(rows))]
 
 
 def read_generated(split: str, folder: str, patch_id: str, size: int) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """torch's settings."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -29,3 +30,15 @@ def configure_torch(threads: int, deterministic: bool = True) -> torch.device:
     # memory; that costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def inference_autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Compute in a lower precision, where a network is not trained.
+
+    Args:
+        device: where the networks are.
+        precision: fp32, fp16 or bf16.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])

@@ -14,6 +14,7 @@ from aerialdreams.data.dataset import read_patches
 from aerialdreams.data.images import read_image, resize_image, resize_mask, write_image
 from aerialdreams.evaluation.feature_spaces import Judge
 from aerialdreams.params import load_params
+from aerialdreams.pipeline.distributed import SINGLE_PROCESS
 from stages import evaluate_FID
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -35,8 +36,15 @@ def test_the_evaluation_is_right_about_what_is_known(
         for patch, image in zip(patches, images, strict=True):
             write_image(made / f"IMG_{patch.patch_id}.png", image)
         judge = Judge(torch.device("cpu"))
-        train = evaluate_FID.see_train({"judge": judge}, params)
-        sets = evaluate_FID.see_split("validation", 2, judge, {"judge": judge}, params, [])
+        train = evaluate_FID.see_train({"judge": judge}, params, SINGLE_PROCESS)
+        sets, _ = evaluate_FID.see_split(
+            "validation",
+            params.generate_validation,
+            judge,
+            {"judge": judge},
+            params,
+            SINGLE_PROCESS,
+        )
         report: dict = evaluate_FID.evaluate(sets, train, 2, params)
         return report
 
