@@ -309,6 +309,8 @@ def refuse_foreign_files() -> None:
     Raises:
         UserError: it holds other files, which would be lost.
     """
+    if RAW.is_symlink():
+        raise UserError(f"{RAW}: is a link; remove it, and name your tiles in raw_patches.folder")
     if not RAW.is_dir() or not any(RAW.iterdir()):
         return
     known = (ORIGIN, METADATA, SAMPLE_EXTRACT)

@@ -44,7 +44,7 @@ def test_missing_and_other_weights_are_refused(workdir: Path, params: Params) ->
     with pytest.raises(UserError, match=r"inception\.pt: not found"):
         inception_of(mine, workdir)
     torch.jit.script(Stand()).save("inception.pt")
-    with pytest.raises(UserError, match=r"inception\.pt: sha256 is .* ask for f58cb9"):
+    with pytest.raises(UserError, match=r"inception\.pt: sha256 is .* params\.yaml has f58cb9"):
         inception_of(mine, workdir)
 
 
@@ -80,7 +80,7 @@ def test_too_few_images_for_a_distance() -> None:
 def test_samples_of_two_masks_at_least_tell_their_diversity() -> None:
     def sets(masks: int) -> dict[str, Seen]:
         features = {"judge": [np.eye(8)[:masks]]}
-        return {name: Seen([], features, [0.1] * masks) for name in ("generated", "sample-2")}
+        return {name: Seen([], features, [0.1] * masks) for name in ("sample-1", "sample-2")}
 
     assert diversity(sets(3), 1)["sample_difference"] == ONE_SAMPLE
     assert diversity(sets(1), 2)["judge_sample_spread"] == ONE_SAMPLE

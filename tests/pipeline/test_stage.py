@@ -37,6 +37,20 @@ def test_wrong_params_exit_2_without_traceback(workdir: Path) -> None:
     assert not (workdir / "data").exists()
 
 
+@pytest.mark.parametrize("linked", ["data", "data/raw", "models", "metrics"])
+def test_linked_folders_are_refused_before_the_work(workdir: Path, linked: str) -> None:
+    (workdir / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (workdir / "disk").mkdir()
+    (workdir / linked).parent.mkdir(exist_ok=True)
+    (workdir / linked).symlink_to(workdir / "disk")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(workdir)}
+    command = [sys.executable, "-m", "stages.raw_patches"]
+    ended = subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert f"raw-patches: error: {linked}: is a link, which DVC does not accept" in ended.stderr
+    assert not list((workdir / "disk").iterdir())
+
+
 def test_a_second_run_waits_for_the_first(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 

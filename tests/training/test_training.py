@@ -157,18 +157,3 @@ def test_means_cover_every_step() -> None:
     for value in range(7):
         losses.add(torch.tensor(float(value)))
     assert losses.means(3) == [(3, 1.0), (6, 4.0), (7, 6.0)]
-
-
-def test_roots_are_exact_and_powers_are_torchs() -> None:
-    configure_torch(1)
-    values = torch.rand(1001, generator=torch.Generator().manual_seed(0))
-    for some in (values, values.double(), values[3], values[:6].reshape(2, 3).t()):
-        exact = np.sqrt(some.numpy())
-        assert np.array_equal(torch.sqrt(some).numpy(), exact)
-        assert np.array_equal((some**0.5).numpy(), exact)
-        assert torch.equal(some**2, some * some)
-    assert (torch.arange(3) ** 2).tolist() == [0, 1, 4] and torch.tensor(9).sqrt() == 3
-    assert torch.tensor(4.0, dtype=torch.bfloat16).sqrt().dtype == torch.bfloat16
-    leaf = torch.tensor([4.0, 9.0], requires_grad=True)
-    (leaf.sqrt() + leaf**0.5 + leaf**2).sum().backward()
-    assert leaf.grad is not None and torch.allclose(leaf.grad, leaf.detach() ** -0.5 + 2 * leaf)
