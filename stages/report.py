@@ -104,10 +104,10 @@ class UtilityRow:
 
 @dataclass(frozen=True)
 class Curve:
-    """A loss curve; `points` are those of an SVG polyline, y pointing down."""
+    """A loss curve; `points` are x,y in pixels from the top left corner, by step."""
 
     title: str
-    points: str
+    points: list[str]
     width: int
     height: int
     top: str
@@ -269,13 +269,13 @@ def read_curve(title: str, path: Path) -> Curve:
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro`") from None
     (steps, last), top = rows[-1], max(loss for _, loss in rows)
-    points = (
+    points = [
         f"{CURVE_WIDTH * step / steps:.1f},{CURVE_HEIGHT * (1 - loss / top):.1f}"
         for step, loss in rows
-    )
+    ]
     return Curve(
         title=title,
-        points=" ".join(points),
+        points=points,
         width=CURVE_WIDTH,
         height=CURVE_HEIGHT,
         top=f"{top:.3g}",
@@ -285,9 +285,10 @@ def read_curve(title: str, path: Path) -> Curve:
 
 
 def provenance(manifest: dict[str, Any], params: Params) -> list[tuple[str, str]]:
-    """Hashes of the models and data, and all params except `runtime`, which changes no output."""
+    """Hashes of the models and data, and all params but those that change no output."""
     values = {key: value for key, value in manifest.items() if key.endswith("md5")}
-    values |= {k: v for k, v in flatten(params).items() if not k.startswith("runtime.")}
+    no_effect = ("runtime.", "tracking.")
+    values |= {k: v for k, v in flatten(params).items() if not k.startswith(no_effect)}
     return [(key, str(value)) for key, value in values.items()]
 
 

@@ -48,7 +48,7 @@ def comparison_page(comparison: Comparison) -> str:
     }
     return render(
         "comparison.html",
-        title=" and ".join(experiment.name for experiment in experiments),
+        title="Comparison of " + ", ".join(experiment.name for experiment in experiments),
         verdicts=comparison.verdicts,
         tables=comparison.tables,
         galleries=[
@@ -64,9 +64,9 @@ def _patch(patch_id: str, gain: float, experiments: list[Experiment]) -> PatchFi
     figures = []
     for experiment in experiments:
         png = experiment.image(patch_id)
-        caption = f"{experiment.name}: pixel accuracy {experiment.agreement[patch_id]:.0%}"
+        caption = f"{experiment.name}: {experiment.agreement[patch_id]:.0%}"
         figures.append(Figure([(experiment.name, data_url(png))] if png else [], caption))
-    return PatchFigures(f"{patch_id}: {100 * gain:+.1f} points", figures)
+    return PatchFigures(f"{patch_id}, pixel accuracy {100 * gain:+.1f} points", figures)
 
 
 def _sheet(experiment: Experiment) -> Figure:
