@@ -54,7 +54,7 @@ from tests.evaluation.test_results import CHROMIUM, browser
 SCRIPT = "<script>alert(1)</script>"
 CAPTION = f"L'Yon & {SCRIPT}."
 ESCAPED = html.escape(SCRIPT)
-LONG = "a-branch-with-a-long-name-" * 8
+LONG = "a_branch_with_a_long_name_" * 8  # no place to break a line at
 
 
 @pytest.fixture
@@ -84,14 +84,14 @@ def experiment(name: str, template: str, seed: int) -> Experiment:
 
 @pytest.fixture
 def comparison() -> str:
-    """Two experiments; one's name would not fit a line."""
-    experiments = [experiment("HEAD", CAPTION, 0), experiment(LONG, "{classes}.", 1)]
+    """Four experiments whose names fit no line, and whose table fits no window."""
+    experiments = [experiment(f"{LONG}{seed}", f"{seed} {CAPTION}", seed) for seed in range(4)]
     columns = ["", *(one.name for one in experiments)]
     tables = [
         Table("Parameters", columns, params_rows(experiments)),
         Table("Metrics", columns, metric_rows(experiments)),
     ]
-    return comparison_page(Comparison(experiments, tables, [verdict(*experiments)]))
+    return comparison_page(Comparison(experiments, tables, [verdict(*experiments[:2])]))
 
 
 @pytest.fixture
