@@ -1,30 +1,26 @@
-"""report: what the pipeline made and how good it is, as one page that needs nothing beside it.
+"""report: samples, metrics, losses and provenance of the model on one page.
 
 Reads   data/generated/, data/dataset/ (validation and test), data/agreement.parquet,
         metrics/{evaluation,utility}.json, metrics/{controlnet,controlnet_validation}.csv
-Writes  data/report.html: samples, the best and the worst by agreement with the mask, IoU by
-        class, losses, numbers with intervals, params, hashes, credits; the same page goes to the
-        run in MLflow that trained the model
+Writes  data/report.html: samples, the patches with the highest and lowest pixel accuracy, metrics
+        with confidence intervals, IoU by class, losses, params, hashes, credits; self-contained.
+        The page is also attached to the MLflow run that trained the model.
 """
 
-import base64
 import csv
-import html
-import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import pandas as pd
 
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.dataset import Patch, read_patches
-from aerialdreams.data.images import read_image, resize_image, resize_mask
-from aerialdreams.data.land_cover import mask_to_rgb
+from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.data.land_cover import LandCoverClass, mask_to_rgb
 from aerialdreams.errors import UserError
-from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
+from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST, read_generated
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import (
     AGREEMENT,
@@ -35,182 +31,265 @@ from aerialdreams.paths import (
     REPORT,
     UTILITY,
 )
+from aerialdreams.pipeline.html import Figure, data_url, render
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import log_evaluation
 from aerialdreams.util.files import atomic_file, read_json
 from aerialdreams.util.tables import read_table
 
 CURVES = {
-    "Loss": CONTROLNET_LOSSES,
-    "Loss on validation patches": CONTROLNET_VALIDATION_LOSSES,
+    "Training loss": CONTROLNET_LOSSES,
+    "Validation loss": CONTROLNET_VALIDATION_LOSSES,
 }
-SHOWN = 6  # patches in a row of samples, of the best and of the worst
-SETS = ("real", "generated", "untrained", "floor")
-STYLE = """
-body {font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; color: #222}
-h1, h2 {font-weight: 600} table {border-collapse: collapse; margin: 1rem 0}
-td, th {padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right}
-td:first-child, th:first-child {text-align: left}
-.patches {display: flex; flex-wrap: wrap; gap: 1rem} figure {margin: 0; width: 10.4rem}
-figure img {width: 10.4rem; image-rendering: pixelated; display: block}
-figcaption {font-size: 12px; color: #555} .bar {display: inline-block; height: .7rem}
-small {color: #666} svg {background: #fafafa; margin-right: 1rem}
-"""
+GALLERY_SIZE = 6  # patches
+IMAGE_SETS = ("real", "generated", "untrained", "floor")  # columns of the metrics
+CURVE_WIDTH, CURVE_HEIGHT = 480, 200  # pixels
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Figures under a heading."""
+
+    title: str
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric's value and its 95 % confidence interval; empty where there is none."""
+
+    text: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """IoU of a class, on real and on generated images."""
+
+    name: str
+    colour: str
+    real: float
+    generated: float
+
+
+@dataclass(frozen=True)
+class SplitSection:
+    """A split's part of the page.
+
+    Attributes:
+        name: validation or test.
+        galleries: samples, and the patches with the highest and lowest pixel accuracy.
+        image_sets: columns of `metrics`.
+        metrics: each metric's name and its value on each image set.
+        classes: IoU of each class that occurs in the split's masks.
+    """
+
+    name: str
+    galleries: list[Gallery]
+    image_sets: list[str]
+    metrics: list[tuple[str, list[Number]]]
+    classes: list[ClassRow]
+
+
+@dataclass(frozen=True)
+class UtilityRow:
+    """Results of segmenters trained on one set of images."""
+
+    name: str
+    n: int
+    miou: Number
+    miou_of_real: Number
+    by_seed: list[str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss curve; `points` are x,y in pixels from the top left corner, by step."""
+
+    title: str
+    points: list[str]
+    width: int
+    height: int
+    top: str
+    last: str
+    steps: int
 
 
 def main(params: Params) -> str:
-    report = read_json(EVALUATION)
     manifest = read_json(GENERATED / MANIFEST)
+    evaluation = read_json(EVALUATION)
     agreement = read_table(AGREEMENT)
-    sections = [f"<h1>AerialDreams</h1><p>{summary(report)}</p>"]
-    shown = 0
-    for split in EVALUATED_SPLITS:
-        of_split = agreement[(agreement["split"] == split) & (agreement["source"] == "generated")]
-        ranked = of_split.sort_values(["pixel_accuracy", "patch_id"], ascending=[False, True])
-        ids, scores = ranked["patch_id"].tolist(), ranked["pixel_accuracy"].tolist()
-        spread = [ids[n * len(ids) // SHOWN] for n in range(min(SHOWN, len(ids)))]
-        rows = {"Samples": sorted(spread), "Best": ids[:SHOWN], "Worst": ids[-SHOWN:]}
-        wanted = {one for chosen in rows.values() for one in chosen}
-        patches = {p.patch_id: p for p in read_patches(split) if p.patch_id in wanted}
-        accuracy = dict(zip(ids, scores, strict=True))
-        sections.append(f"<h2>{split.capitalize()}</h2>")
-        for title, chosen in rows.items():
-            figures = [figure(split, patches[one], accuracy[one], params) for one in chosen]
-            shown += len(figures)
-            sections.append(f"<h3>{title}</h3><div class=patches>{''.join(figures)}</div>")
-        sections.append("<h3>Numbers</h3>" + numbers_table(report[split]))
-        sections.append("<h3>IoU by class</h3>" + class_bars(report[split]))
-    sections.append("<h2>Use</h2>" + utility_table(read_json(UTILITY)))
-    sections.append("<h2>Training</h2>" + "".join(curve(t, p) for t, p in CURVES.items()))
-    made_from = {key: value for key, value in manifest.items() if key.endswith("md5")}
-    # How the work was done changes no byte, of this page neither.
-    made_from |= {k: v for k, v in flatten(params).items() if not k.startswith("runtime.")}
-    sections.append("<h2>Made from</h2>" + two_columns(made_from))
-    credits = "".join(f"<li>{html.escape(one)}</li>" for one in (IGN_CREDIT, OSM_CREDIT))
-    sections.append(
-        f"<h2>Credits</h2><ul>{credits}</ul><p>Generated images are synthetic and show no real"
-        " place. The base model's licence holds for them: see models/controlnet/README.md.</p>"
+    splits = [
+        split_section(split, evaluation[split], agreement, params) for split in EVALUATED_SPLITS
+    ]
+    page = render(
+        "report.html",
+        title="AerialDreams: evaluation report",
+        lead=lead(evaluation["validation"]),
+        splits=splits,
+        utility=utility_rows(read_json(UTILITY)),
+        curves=[read_curve(title, path) for title, path in CURVES.items()],
+        provenance=provenance(manifest, params),
+        credits=[IGN_CREDIT, OSM_CREDIT],
     )
-    head = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    page = f"<!doctype html><html lang=en><head>{head}<title>AerialDreams</title>"
-    page += f"<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
     with atomic_file(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")
     log_evaluation(manifest["controlnet_md5"], {}, [REPORT])
-    return f"{shown} patches shown, {len(page) / 1e6:.1f} MB"
+    figures = sum(len(gallery.figures) for split in splits for gallery in split.galleries)
+    return f"{figures} figures, {len(page) / 1e6:.1f} MB"
 
 
-def summary(report: dict[str, Any]) -> str:
-    """The page in a sentence."""
-    first = report["validation"]
-    return (
-        f"A judge reads the land cover of generated validation images with a mean IoU of"
-        f" <b>{first['generated']['miou']:.3f}</b>, of real ones with {first['real']['miou']:.3f},"
-        f" of an untrained ControlNet's with {first['untrained']['miou']:.3f}"
-        f" (N = {first['generated']['n']})."
+def lead(numbers: dict[str, Any]) -> dict[str, str]:
+    """The mean IoUs of the page's first sentence."""
+    mean_ious = {
+        name: f"{numbers[name]['miou']:.3f}" for name in ("generated", "real", "untrained")
+    }
+    return mean_ious | {"n": str(numbers["generated"]["n"])}
+
+
+def split_section(
+    split: str, numbers: dict[str, Any], agreement: pd.DataFrame, params: Params
+) -> SplitSection:
+    """A split's galleries and tables.
+
+    Args:
+        split: validation or test.
+        numbers: the split's part of metrics/evaluation.json.
+        agreement: data/agreement.parquet.
+        params: for the class table and the size of the images.
+    """
+    image_sets = [name for name in IMAGE_SETS if name in numbers]
+    return SplitSection(
+        name=split,
+        galleries=galleries(split, agreement, params),
+        image_sets=image_sets,
+        metrics=metric_rows(numbers, image_sets),
+        classes=class_rows(numbers, params.classes),
     )
 
 
-def figure(split: str, patch: Patch, accuracy: float, params: Params) -> str:
-    """A patch's mask, real and generated image, one above the other."""
-    size = params.image_size
-    made = read_image(GENERATED / split / f"generated/IMG_{patch.patch_id}.png")
-    pictures = (
-        ("mask", mask_to_rgb(resize_mask(patch.mask, size), params.classes)),
-        ("real", resize_image(patch.image, size)),
-        ("generated", made),
+def galleries(split: str, agreement: pd.DataFrame, params: Params) -> list[Gallery]:
+    """Samples spread over the ranking, and the patches with the highest and lowest accuracy."""
+    rows = agreement[(agreement["split"] == split) & (agreement["source"] == "generated")]
+    ranked = rows.sort_values(["pixel_accuracy", "patch_id"], ascending=[False, True])
+    accuracy: dict[str, float] = dict(
+        zip(ranked["patch_id"], ranked["pixel_accuracy"], strict=True)
     )
-    images = "".join(f"<img alt={name} src='{inline(rgb)}'>" for name, rgb in pictures)
-    words = f"{patch.patch_id}: {accuracy:.0%} of pixels as asked. {html.escape(patch.caption)}"
-    return f"<figure>{images}<figcaption>{words}</figcaption></figure>"
-
-
-def inline(rgb: NDArray[np.uint8]) -> str:
-    """A picture as a data URL."""
-    file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def numbers_table(split: dict[str, Any]) -> str:
-    """Every number of a split, a column for each image set, with its interval where it has one."""
-    sets = [name for name in SETS if name in split]
-    keys = dict.fromkeys(key for name in sets for key in split[name])
-    rows = [["", *sets]]
-    for key in keys:
-        if key != "iou" and not key.endswith("_95"):
-            rows.append([key, *(cell(split[name], key) for name in sets)])
-    return table(rows)
-
-
-def utility_table(report: dict[str, Any]) -> str:
-    """What segmenters learnt from real and generated images, by lesson."""
-    rows = [["learnt from", "N", "mIoU on real test images", "of real", "by seed"]]
-    for name, numbers in report.items():
-        seeds = " ".join(f"{score:.3f}" for score in numbers["miou_by_seed"])
-        of_real = cell(numbers, "miou_of_real")
-        rows.append([name, str(numbers["n"]), cell(numbers, "miou"), of_real, seeds])
-    return table(rows)
-
-
-def cell(numbers: dict[str, Any], key: str) -> str:
-    """A number, and the interval that holds it with 95 %."""
-    value = numbers.get(key, "")
-    if not isinstance(value, float):
-        return str(value)
-    interval = numbers.get(f"{key}_95")
-    return f"{value:.4g}" + (
-        f" <small>{interval[0]:.3g} to {interval[1]:.3g}</small>" if interval else ""
-    )
-
-
-def class_bars(split: dict[str, Any]) -> str:
-    """IoU of each class, real and generated, as bars."""
-    rows = [["", "real", "generated"]]
-    for name, real in split["real"]["iou"].items():
-        made = split["generated"]["iou"][name]
-        bars = (
-            f"<span class=bar style='width:{value * 12:.2f}rem;background:{colour}'></span>"
-            f" {value:.2f}"
-            for value, colour in ((real, "#9bb"), (made, "#d80"))
-        )
-        rows.append([name, *bars])
-    return table(rows)
-
-
-def table(rows: Iterable[list[str]]) -> str:
-    """An HTML table; the first row is its head."""
-    lines = [
-        "".join(f"<{tag}>{text}</{tag}>" for text in row)
-        for row, tag in zip(rows, ["th", *["td"] * 1000], strict=False)
+    ids = list(accuracy)
+    count = min(GALLERY_SIZE, len(ids))
+    selections = {
+        "Samples": sorted(ids[number * len(ids) // count] for number in range(count)),
+        "Highest pixel accuracy": ids[:GALLERY_SIZE],
+        "Lowest pixel accuracy": ids[-GALLERY_SIZE:],
+    }
+    selected = {patch_id for selection in selections.values() for patch_id in selection}
+    figures = {
+        patch.patch_id: patch_figure(split, patch, accuracy[patch.patch_id], params)
+        for patch in read_patches(split)
+        if patch.patch_id in selected
+    }
+    return [
+        Gallery(title, [figures[patch_id] for patch_id in selection])
+        for title, selection in selections.items()
     ]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def two_columns(values: dict[str, Any]) -> str:
-    """Names and values."""
-    rows = [["", ""], *([key, html.escape(str(value))] for key, value in values.items())]
-    return table(rows)
+def patch_figure(split: str, patch: Patch, accuracy: float, params: Params) -> Figure:
+    """A patch's mask, real image and generated image."""
+    size = params.image_size
+    images = {
+        "mask": mask_to_rgb(resize_mask(patch.mask, size), params.classes),
+        "real": resize_image(patch.image, size),
+        "generated": read_generated(split, "generated", patch.patch_id, size),
+    }
+    return Figure(
+        images=[(name, data_url(rgb)) for name, rgb in images.items()],
+        caption=f"{patch.patch_id}: pixel accuracy {accuracy:.0%}. {patch.caption}",
+    )
 
 
-def curve(title: str, path: Path) -> str:
-    """A curve of a CSV file, columns step and loss, as SVG."""
+def metric_rows(
+    numbers: dict[str, Any], image_sets: Iterable[str]
+) -> list[tuple[str, list[Number]]]:
+    """All metrics of a split, on each image set; IoU by class has a table of its own."""
+    keys = dict.fromkeys(key for name in image_sets for key in numbers[name])
+    return [
+        (key, [number(numbers[name], key) for name in image_sets])
+        for key in keys
+        if key != "iou" and not key.endswith("_95")
+    ]
+
+
+def number(numbers: dict[str, Any], key: str) -> Number:
+    """A metric for display."""
+    value, interval = numbers.get(key, ""), numbers.get(f"{key}_95")
+    return Number(
+        text=f"{value:.4g}" if isinstance(value, float) else str(value),
+        interval=f"{interval[0]:.3g} to {interval[1]:.3g}" if interval else "",
+    )
+
+
+def class_rows(numbers: dict[str, Any], classes: list[LandCoverClass]) -> list[ClassRow]:
+    """IoU of each class that occurs in the split's masks."""
+    colours = {land_cover.name: land_cover.colour for land_cover in classes}
+    generated = numbers["generated"]["iou"]
+    return [
+        ClassRow(name, colours[name], real, generated[name])
+        for name, real in numbers["real"]["iou"].items()
+    ]
+
+
+def utility_rows(utility: dict[str, Any]) -> list[UtilityRow]:
+    """Results of the segmenters, by the images they were trained on."""
+    return [
+        UtilityRow(
+            name=name,
+            n=numbers["n"],
+            miou=number(numbers, "miou"),
+            miou_of_real=number(numbers, "miou_of_real"),
+            by_seed=[f"{score:.3f}" for score in numbers["miou_by_seed"]],
+        )
+        for name, numbers in utility.items()
+    ]
+
+
+def read_curve(title: str, path: Path) -> Curve:
+    """A loss curve from a CSV file.
+
+    Args:
+        title: of the curve.
+        path: a CSV file with columns step and loss, one row or more.
+
+    Raises:
+        UserError: the file does not exist.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
-            points = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    except OSError:
-        raise UserError(f"{path}: not found; `dvc repro` makes it") from None
-    width, height = 480, 200
-    last, top = points[-1][0], max(loss for _, loss in points)
-    line = " ".join(
-        f"{width * step / last:.1f},{height * (1 - loss / top):.1f}" for step, loss in points
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro`") from None
+    (steps, last), top = rows[-1], max(loss for _, loss in rows)
+    points = [
+        f"{CURVE_WIDTH * step / steps:.1f},{CURVE_HEIGHT * (1 - loss / top):.1f}"
+        for step, loss in rows
+    ]
+    return Curve(
+        title=title,
+        points=points,
+        width=CURVE_WIDTH,
+        height=CURVE_HEIGHT,
+        top=f"{top:.3g}",
+        last=f"{last:.4f}",
+        steps=steps,
     )
-    return (
-        f"<figure style='width:{width}px'><svg viewBox='0 0 {width} {height}' role=img>"
-        f"<polyline points='{line}' fill=none stroke='#d80' stroke-width=2 /></svg><figcaption>"
-        f"{title}: {points[-1][1]:.4f} after {last} steps; the axis ends at {top:.3g}"
-        "</figcaption></figure>"
-    )
+
+
+def provenance(manifest: dict[str, Any], params: Params) -> list[tuple[str, str]]:
+    """Hashes of the models and data, and all params but those that change no output."""
+    values = {key: value for key, value in manifest.items() if key.endswith("md5")}
+    no_effect = ("runtime.", "tracking.")
+    values |= {k: v for k, v in flatten(params).items() if not k.startswith(no_effect)}
+    return [(key, str(value)) for key, value in values.items()]
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_every_stage_says_what_it_did_and_the_metrics_are_there(whole: Path) -> 
         assert len(list(made.glob("generated/*.vrt"))) == 1
     report = (whole / "data/report.html").read_text()
     assert "© OpenStreetMap contributors" in report and report.count("<figure>") >= 24
-    assert "<img" in report and "src='http" not in report
+    assert "<img" in report and 'src="http' not in report
     manifest = json.loads((whole / "data/generated/manifest.json").read_text())
     assert manifest["synthetic"] is True
     assert any("OpenStreetMap" in credit for credit in manifest["credits"])
@@ -121,7 +121,7 @@ def test_two_experiments_side_by_side(whole: Path, tmp_path: Path) -> None:
     assert ["generate_validation.conditioning_scale", "None", "0.0"] in differing
     assert not any(row[0].startswith("train_controlnet") for row in differing)
     assert any(row[:1] == ["minutes"] and row[1] == row[2] for row in rows)  # one training
-    assert "workspace shows" in compared.stdout and "N = 4" in compared.stdout
+    assert "workspace minus HEAD: " in compared.stdout and "N = 4" in compared.stdout
     assert page.read_text().count("<figure>") == 2 * 2 * 4 + 2  # and a sheet of each
     wrong = run(whole, "aerialdreams", "compare", "HEAD", "nowhere")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr

@@ -1,90 +1,130 @@
-"""A page to look at: where the zones lie, the commune of each of their patches, a caption each."""
+"""A page of the zones: their positions, the commune of each patch, an example caption."""
 
-from html import escape
+from dataclasses import dataclass
 
 import pandas as pd
 
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.pipeline.html import render
 
 CELL = 14  # pixels of a patch in its zone's grid
-
-
 MAP = 520  # pixels of the map's longer side
-
-
-# Colours that stay apart, also to most colour-blind (Okabe and Ito's), for a zone's communes.
+MARGIN = 10  # pixels around the map
+# For a zone's communes: colours that most colour-blind readers can tell apart (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442")
-
-
 UNKNOWN = "#cccccc"
 
 
-STYLE = """
-body {font: 15px/1.4 system-ui, sans-serif; margin: 2em; color: #222}
-.zones {display: flex; flex-wrap: wrap; gap: 1.5em}
-.zone {width: 21em}
-h2 {font-size: 1em; margin: 0 0 .4em}
-.key {display: inline-block; width: .8em; height: .8em; margin-right: .3em}
-p {margin: .3em 0}
-"""
+@dataclass(frozen=True)
+class Point:
+    """A zone on the map, in pixels from the north-west corner."""
+
+    name: str
+    x: str
+    y: str
 
 
-def zones_page(patches: pd.DataFrame, places: pd.DataFrame, credit: str) -> str:
-    """The page, in HTML that needs nothing beside it.
+@dataclass(frozen=True)
+class Map:
+    """All zones on the plane of the dataset's CRS, north up."""
+
+    width: int
+    height: int
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A patch in its zone's grid, in pixels from the zone's north-west corner."""
+
+    x: int
+    y: int
+    size: int
+    colour: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A zone's patches in their grid, coloured by commune.
+
+    Attributes:
+        name: domain and zone.
+        area: square kilometres.
+        width: of the grid, pixels.
+        height: of the grid, pixels.
+        cells: one per patch.
+        legend: communes and their colours.
+        caption: of the patch in the middle.
+    """
+
+    name: str
+    area: str
+    width: int
+    height: int
+    cells: list[Cell]
+    legend: list[tuple[str, str]]
+    caption: str
+
+
+def zones_page(patches: pd.DataFrame, osm_metadata: pd.DataFrame, credit: str) -> str:
+    """The page as HTML.
 
     Args:
-        patches: rows of the index, with their captions.
-        places: the same patches' rows of OpenStreetMap metadata.
-        credit: whose data it is.
+        patches: rows of the index, with a column `caption`.
+        osm_metadata: OpenStreetMap metadata of the same patches; patch_id and commune are read.
+        credit: credit line of the data.
     """
-    joined = patches.merge(places[["patch_id", "commune"]], on="patch_id")
-    zones = [(f"{d}-{z}", rows) for (d, z), rows in joined.groupby(["domain", "zone"], sort=False)]
-    cards = "\n".join(_zone(name, rows) for name, rows in zones)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Zones</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>{len(joined)} patches in {len(zones)} zones</h1>"
-        f'\n{_map(zones)}\n<div class="zones">\n{cards}\n</div>\n<p>{escape(credit)}</p>'
-        "</body></html>\n"
+    joined = patches.merge(osm_metadata[["patch_id", "commune"]], on="patch_id")
+    groups = [(f"{d}-{z}", rows) for (d, z), rows in joined.groupby(["domain", "zone"], sort=False)]
+    return render(
+        "zones.html",
+        title=f"{len(joined)} patches in {len(groups)} zones",
+        map=_map(groups),
+        zones=[_zone(name, rows) for name, rows in groups],
+        credit=credit,
     )
 
 
-def _map(zones: list[tuple[str, pd.DataFrame]]) -> str:
-    """A point for each zone, north up, on Lambert-93's plane."""
-    x = [rows["origin_x"].mean() for _, rows in zones]
-    y = [rows["origin_y"].mean() for _, rows in zones]
-    scale = (MAP - 20) / max(max(x) - min(x), max(y) - min(y), 1)
-    points = "".join(
-        f'<a href="#{escape(name)}"><circle cx="{10 + (east - min(x)) * scale:.1f}"'
-        f' cy="{10 + (max(y) - north) * scale:.1f}" r="4" fill="{COLOURS[0]}" fill-opacity=".6">'
-        f"<title>{escape(name)}</title></circle></a>"
-        for (name, _), east, north in zip(zones, x, y, strict=True)
+def _map(groups: list[tuple[str, pd.DataFrame]]) -> Map:
+    x = [rows["origin_x"].mean() for _, rows in groups]
+    y = [rows["origin_y"].mean() for _, rows in groups]
+    west, east, south, north = min(x), max(x), min(y), max(y)
+    scale = (MAP - 2 * MARGIN) / max(east - west, north - south, 1)
+    points = [
+        Point(
+            name,
+            f"{MARGIN + (easting - west) * scale:.1f}",
+            f"{MARGIN + (north - northing) * scale:.1f}",
+        )
+        for (name, _), easting, northing in zip(groups, x, y, strict=True)
+    ]
+    return Map(
+        width=round(2 * MARGIN + (east - west) * scale),
+        height=round(2 * MARGIN + (north - south) * scale),
+        points=points,
     )
-    height = 20 + (max(y) - min(y)) * scale
-    return f'<svg width="{MAP}" height="{height:.0f}" role="img">{points}</svg>'
 
 
-def _zone(name: str, rows: pd.DataFrame) -> str:
-    """A zone's patches in their grid, coloured by commune, and the caption of the middle one."""
+def _zone(name: str, rows: pd.DataFrame) -> Zone:
     communes = [None if pd.isna(commune) else str(commune) for commune in rows["commune"]]
     known = sorted({commune for commune in communes if commune})
-    colour = {c: COLOURS[number % len(COLOURS)] for number, c in enumerate(known)}
-    cells = "".join(
-        f'<rect x="{column * CELL}" y="{row * CELL}" width="{CELL - 1}" height="{CELL - 1}"'
-        f' fill="{colour.get(commune or "", UNKNOWN)}"><title>{escape(caption)}</title></rect>'
+    colours = {c: COLOURS[number % len(COLOURS)] for number, c in enumerate(known)}
+    legend = list(colours.items())
+    if None in communes:
+        legend.append(("unknown", UNKNOWN))
+    cells = [
+        Cell(column * CELL, row * CELL, CELL - 1, colours.get(commune or "", UNKNOWN), caption)
         for column, row, commune, caption in zip(
             rows["zone_column"], rows["zone_row"], communes, rows["caption"], strict=True
         )
-    )
-    width = (rows["zone_column"].max() + 1) * CELL
-    height = (rows["zone_row"].max() + 1) * CELL
-    keys = "".join(
-        f'<p><span class="key" style="background:{colour[c]}"></span>{escape(c)}</p>' for c in known
-    )
-    if None in communes:
-        keys += f'<p><span class="key" style="background:{UNKNOWN}"></span>not known</p>'
-    area = len(rows) * (PATCH_SIZE * PIXEL_SIZE / 1000) ** 2
-    return (
-        f'<div class="zone" id="{escape(name)}"><h2>{escape(name)}, {len(rows)} patches,'
-        f' {area:.2f} km²</h2><svg width="{width}" height="{height}">{cells}</svg>{keys}'
-        f"<p>{escape(rows['caption'].iloc[len(rows) // 2])}</p></div>"
+    ]
+    return Zone(
+        name=name,
+        area=f"{len(rows) * (PATCH_SIZE * PIXEL_SIZE / 1000) ** 2:.2f}",
+        width=int(rows["zone_column"].max() + 1) * CELL,
+        height=int(rows["zone_row"].max() + 1) * CELL,
+        cells=cells,
+        legend=legend,
+        caption=rows["caption"].iloc[len(rows) // 2],
     )

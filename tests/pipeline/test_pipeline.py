@@ -56,9 +56,28 @@ def test_a_stage_depends_on_the_code_that_it_runs(name: str) -> None:
     needed = rooms_of(ROOT / script)
     deps = {str(dep) for dep in PIPELINE[name]["deps"]}
     assert script in deps
-    rooms = {Path(dep).name for dep in deps if dep.startswith("aerialdreams/")}
-    rooms -= {"controlnet_training.py"}  # sets the training up
-    assert rooms == needed
+    listed = {Path(dep).parts[1] for dep in deps if dep.startswith("aerialdreams/")}
+    assert listed - PLUMBING == needed
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_stage_that_writes_a_page_depends_on_its_templates(name: str) -> None:
+    pipeline = "aerialdreams/pipeline"
+    imported = modules_of_pipeline(ROOT / f"stages/{name.replace('-', '_')}.py")
+    pages = {
+        module
+        for module in imported
+        if "html" in {module} | modules_of_pipeline(ROOT / pipeline / f"{module}.py")
+    }
+    needed = {f"{pipeline}/{module}.py" for module in pages | {"html"}} | {f"{pipeline}/templates"}
+    deps = set(PIPELINE[name]["deps"])
+    assert deps & needed == (needed if pages else set())
+
+
+def modules_of_pipeline(path: Path) -> set[str]:
+    """Modules of the room `pipeline` that a file imports."""
+    parts = [name.split(".") for name in imports_of(path)]
+    return {part[2] for part in parts if part[:2] == ["aerialdreams", "pipeline"]}
 
 
 def test_params_that_stages_name_exist(params: Params) -> None:

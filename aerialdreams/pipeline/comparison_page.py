@@ -1,0 +1,74 @@
+"""A page of compared experiments: verdicts, tables, images of the same masks and noise."""
+
+from dataclasses import dataclass
+
+from aerialdreams.paths import GENERATED
+from aerialdreams.pipeline.experiments import SPLIT, Comparison, Experiment
+from aerialdreams.pipeline.html import Figure, data_url, render
+
+PATCHES = 4  # in each gallery
+
+
+@dataclass(frozen=True)
+class PatchFigures:
+    """A patch's image in each experiment."""
+
+    title: str
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Patches under a heading."""
+
+    title: str
+    patches: list[PatchFigures]
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The page as HTML.
+
+    It shows the patches with the highest and the lowest difference in pixel accuracy between the
+    last experiment and the first, among those that all experiments have, and each experiment's
+    sheet of validation images.
+
+    Raises:
+        UserError: an image is neither in the cache nor in a remote.
+    """
+    experiments = comparison.experiments
+    baseline, last = experiments[0], experiments[-1]
+    gains = last.agreement - baseline.agreement
+    for experiment in experiments:
+        gains = gains[gains.index.isin(experiment.agreement.index)]
+    ranked = gains.sort_values(ascending=False, kind="stable")
+    pair = f"{last.name} minus {baseline.name}"
+    rankings = {
+        f"Highest differences, {pair}": ranked[:PATCHES],
+        f"Lowest differences, {pair}": ranked[::-1][:PATCHES],
+    }
+    return render(
+        "comparison.html",
+        title="Comparison of " + ", ".join(experiment.name for experiment in experiments),
+        verdicts=comparison.verdicts,
+        tables=comparison.tables,
+        galleries=[
+            Gallery(title, [_patch(str(i), gain, experiments) for i, gain in ranking.items()])
+            for title, ranking in rankings.items()
+        ],
+        split=SPLIT,
+        sheets=[_sheet(experiment) for experiment in experiments],
+    )
+
+
+def _patch(patch_id: str, gain: float, experiments: list[Experiment]) -> PatchFigures:
+    figures = []
+    for experiment in experiments:
+        png = experiment.image(patch_id)
+        caption = f"{experiment.name}: {experiment.agreement[patch_id]:.0%}"
+        figures.append(Figure([(experiment.name, data_url(png))] if png else [], caption))
+    return PatchFigures(f"{patch_id}, pixel accuracy {100 * gain:+.1f} points", figures)
+
+
+def _sheet(experiment: Experiment) -> Figure:
+    png = experiment.read(GENERATED / f"{SPLIT}.png")
+    return Figure([(experiment.name, data_url(png))], experiment.name)

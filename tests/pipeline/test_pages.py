@@ -1,0 +1,216 @@
+"""The HTML pages: escaped, self-contained, and no wider than the window."""
+
+import base64
+import html
+import io
+import json
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from aerialdreams.data.images import write_image
+from aerialdreams.data.index import read_index
+from aerialdreams.params import Params
+from aerialdreams.paths import (
+    AGREEMENT,
+    CONTROLNET_LOSSES,
+    CONTROLNET_VALIDATION_LOSSES,
+    EVALUATION,
+    GENERATED,
+    REPORT,
+    UTILITY,
+)
+from aerialdreams.pipeline.comparison_page import comparison_page
+from aerialdreams.pipeline.experiments import (
+    Comparison,
+    Experiment,
+    Table,
+    metric_rows,
+    params_rows,
+    verdict,
+)
+from aerialdreams.pipeline.html import data_url, render
+from aerialdreams.pipeline.zones_page import zones_page
+from aerialdreams.util.files import write_json
+from aerialdreams.util.tables import write_table
+from stages import (
+    captions,
+    class_percentages,
+    dataset,
+    evaluate_FID,
+    lut_masks,
+    report,
+    tiff_to_png,
+)
+from tests.conftest import ROOT
+from tests.evaluation.test_results import CHROMIUM, browser
+
+SCRIPT = "<script>alert(1)</script>"
+CAPTION = f"L'Yon & {SCRIPT}."
+ESCAPED = html.escape(SCRIPT)
+LONG = "a_branch_with_a_long_name_" * 8  # no place to break a line at
+
+
+@pytest.fixture
+def zones(indexed: Params) -> str:
+    """The zones of three patches, a commune of which is unknown."""
+    patches = read_index()
+    communes = [f"Saint-{SCRIPT}", "Fontréal", None]
+    places = pd.DataFrame({"patch_id": patches["patch_id"], "commune": communes})
+    return zones_page(patches.assign(caption=CAPTION), places, "IGN")
+
+
+def experiment(name: str, template: str, seed: int) -> Experiment:
+    """An experiment with invented images and scores."""
+    draw = np.random.default_rng(seed)
+    ids = [f"{number:06}" for number in range(6)]
+
+    def read(path: Path) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(draw.integers(256, size=(96, 96, 3), dtype=np.uint8)).save(file, "PNG")
+        return file.getvalue()
+
+    params = {"captions.templates": template, "train_controlnet.seed": 3}
+    evaluation = json.loads((ROOT / EVALUATION).read_text())
+    agreement = pd.Series(draw.uniform(size=6), index=ids)
+    return Experiment(name, params, evaluation, agreement, {}, read)
+
+
+@pytest.fixture
+def comparison() -> str:
+    """Four experiments whose names fit no line, and whose table fits no window."""
+    experiments = [experiment(f"{LONG}{seed}", f"{seed} {CAPTION}", seed) for seed in range(4)]
+    columns = ["", *(one.name for one in experiments)]
+    tables = [
+        Table("Parameters", columns, params_rows(experiments)),
+        Table("Metrics", columns, metric_rows(experiments)),
+    ]
+    return comparison_page(Comparison(experiments, tables, [verdict(*experiments[:2])]))
+
+
+@pytest.fixture
+def evaluated(indexed: Params) -> Params:
+    """What the report reads, of three patches, one in each split; metrics are the project's."""
+    for stage in (tiff_to_png, lut_masks, class_percentages):
+        stage.main(indexed)
+    patches = read_index(["patch_id", "split"]).to_dict("records")
+    rows = [{"patch_id": p["patch_id"], "caption": CAPTION, "variants": [CAPTION]} for p in patches]
+    write_table(captions.CAPTIONS, rows, captions.SCHEMA)
+    dataset.main(indexed)
+    size = indexed.image_size
+    image = np.random.default_rng(0).integers(256, size=(size, size, 3), dtype=np.uint8)
+    agreement = []
+    for patch in patches:
+        if patch["split"] != "train":
+            path = GENERATED / patch["split"] / f"generated/IMG_{patch['patch_id']}.png"
+            path.parent.mkdir(parents=True)
+            write_image(path, image)
+            agreement.append(patch | {"source": "generated", "pixel_accuracy": 0.5})
+    write_table(AGREEMENT, agreement, evaluate_FID.AGREEMENT_SCHEMA)
+    write_json(GENERATED / "manifest.json", {"controlnet_md5": "0123"})
+    for path in (EVALUATION, UTILITY):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((ROOT / path).read_bytes())
+    for path in (CONTROLNET_LOSSES, CONTROLNET_VALIDATION_LOSSES):
+        path.write_text("step,loss\n10,0.8\n20,0.4\n")
+    return indexed
+
+
+@pytest.fixture
+def report_page(evaluated: Params, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The report stage's page."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert report.main(evaluated).startswith("6 figures")
+    return REPORT.read_text(encoding="utf-8")
+
+
+PAGES = ("zones", "comparison", "report_page")
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to and its elements' names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_markup_in_a_caption_is_escaped(name: str, request: pytest.FixtureRequest) -> None:
+    page = request.getfixturevalue(name)
+    assert ESCAPED in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_self_contained(name: str, request: pytest.FixtureRequest) -> None:
+    page = request.getfixturevalue(name)
+    reader = Links()
+    reader.feed(page)
+    assert {"h1", "style"} <= reader.tags
+    assert not {"link", "script", "iframe"} & reader.tags
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in reader.links)
+    assert ("img" in reader.tags) == (name != "zones")
+    assert "url(" not in page and "@import" not in page
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_no_wider_than_its_window(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Long headlines wrap and wide tables scroll, in a window of 1000 pixels."""
+    page = request.getfixturevalue(name)
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        '<!doctype html><meta charset="utf-8"><title></title>'
+        f'<iframe id="page" width="1000" height="800" srcdoc="{html.escape(page)}"></iframe>'
+        "<script>page.onload = () => { const shown = page.contentDocument.scrollingElement;"
+        " document.title = `${shown.scrollWidth} of ${shown.clientWidth}`; }</script>",
+        encoding="utf-8",
+    )
+    command = [*browser(tmp_path), "--dump-dom", frame.as_uri()]
+    drawn = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    title = drawn.stdout.partition("<title>")[2].partition("</title>")[0]
+    width, window = map(int, title.split(" of "))
+    assert 900 < window <= 1000  # less a scroll bar
+    assert width <= window
+
+
+def test_the_report_has_the_same_bytes_again(report_page: str, evaluated: Params) -> None:
+    REPORT.unlink()
+    report.main(evaluated)
+    assert REPORT.read_text(encoding="utf-8") == report_page
+
+
+def test_the_report_shows_what_it_read(report_page: str) -> None:
+    numbers = json.loads(EVALUATION.read_text())["validation"]
+    assert f"<b>{numbers['generated']['miou']:.3f}</b>" in report_page
+    assert "pixel accuracy 50%" in report_page
+    assert "Training loss: 0.4000 after 20 steps" in report_page
+    assert 'points="240.0,0.0 480.0,100.0"' in report_page
+
+
+def test_a_template_with_a_missing_value_is_an_error() -> None:
+    with pytest.raises(UndefinedError):
+        render("zones.html", title="Zones")
+
+
+def test_an_image_as_a_data_url() -> None:
+    rgb = np.random.default_rng(0).integers(256, size=(4, 5, 3), dtype=np.uint8)
+    prefix, _, text = data_url(rgb).partition(",")
+    assert prefix == "data:image/png;base64"
+    png = base64.b64decode(text)
+    assert np.array_equal(np.array(Image.open(io.BytesIO(png))), rgb)
+    assert data_url(png) == data_url(rgb)
