@@ -20,10 +20,10 @@ import shapely
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.join import locate, name_levels
-from aerialdreams.osm.knowledge import SearchRadius, zones_of
 from aerialdreams.osm.overpass import Overpass
+from aerialdreams.osm.zones import SearchRadius, zones_of
 from aerialdreams.params import load_params
-from tests.overpass_server import Answers, recorded, serve_overpass, zones
+from tests.overpass_server import FakeServer, recorded_responses, recorded_zones, serve_overpass
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     by_extract = measure("extract", extract, index, radius)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serve_overpass(Answers(recorded=recorded(words.folder))) as server,
+        serve_overpass(FakeServer(recorded=recorded_responses(words.folder))) as server,
     ):
         arguments = (server.url, "benchmark (me@example.org)", 0.0, radius, Path(folder))
         by_server = measure("overpass", Overpass(*arguments), index, radius)
@@ -72,7 +72,7 @@ def main() -> None:
 
 def repeated_index(folder: Path, patches: int, count: int) -> pd.DataFrame:
     """An index of so many patches in so many zones, on the land that has real answers."""
-    ground = [z["lambert93_bounds"] for z in zones(folder) if z["name"] != "open-sea"]
+    ground = [z["lambert93_bounds"] for z in recorded_zones(folder) if z["name"] != "open-sea"]
     side, rows = PATCH_SIZE * PIXEL_SIZE, []
     for number in range(patches):
         zone = number * count // patches
@@ -95,7 +95,7 @@ def measure(
     located = []
     for zone, patches in zones_of(index):
         began = time.perf_counter()
-        known = source.zone(zone)
+        known = source.read_zone(zone)
         read = time.perf_counter()
         located.append((locate(patches, known, radius), known.boundaries))
         seconds["knowledge"] += read - began
