@@ -1,13 +1,14 @@
-"""evaluate-FID: how good the generated images are, beside the real ones and an untrained model's.
+"""evaluate-FID: evaluate generated images against real ones and an untrained baseline.
 
-Reads   data/generated/, data/dataset/, models/segmenter/; the FID Inception where it is named
-Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv for plots;
-        data/agreement.parquet, each image's agreement with its mask; the same numbers on the run in
-        MLflow that trained the model
+Reads   data/generated/, data/dataset/, models/segmenter/; the FID Inception if its weights are set
+Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv, plots of per-class IoU;
+        data/agreement.parquet, pixel accuracy of each image; the same numbers in the MLflow run
+        that trained the model
 
-The judge (train-segmenter) reads land cover from images: agreement with the mask that was asked
-for. Distances compare features of image sets: with the FID Inception they are FID and KID, with
-the judge's features they are named so. Beside a number NAME stands its interval, NAME_95.
+The segmenter of train-segmenter, the judge, predicts land cover from images, and its predictions
+are compared with the masks. Distances compare image sets in a feature space: those in the FID
+Inception's are FID and KID, the names of those in the segmenter's start with judge_. Each number
+NAME has a 95 % confidence interval NAME_95. See docs/evaluation.md.
 """
 
 import csv
@@ -24,11 +25,16 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
-from aerialdreams.evaluation.feature_spaces import Images, Inception, Judge, load_inception
+from aerialdreams.evaluation.feature_spaces import (
+    Images,
+    InceptionFeatures,
+    SegmenterFeatures,
+    load_inception,
+)
 from aerialdreams.evaluation.metrics import (
     NEIGHBOURS,
     agreement,
-    agreement_draws,
+    agreement_resamples,
     confusion,
     density_coverage,
     frechet_distance,
@@ -43,7 +49,12 @@ from aerialdreams.evaluation.metrics import (
     share_errors,
     spread,
 )
-from aerialdreams.generation.outputs import EVALUATED_SPLITS, JUDGED_SETS, MANIFEST, read_generated
+from aerialdreams.generation.outputs import (
+    EVALUATED_SETS,
+    EVALUATED_SPLITS,
+    MANIFEST,
+    read_generated,
+)
 from aerialdreams.params import Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
 from aerialdreams.pipeline.stage import run_stage
@@ -62,200 +73,234 @@ AGREEMENT_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("source", pa.string()),  # real, generated or untrained
         ("patch_id", pa.string()),
-        ("pixel_accuracy", pa.float64()),  # share of its pixels that the judge reads as asked
+        ("pixel_accuracy", pa.float64()),  # share of pixels predicted as in the mask
     ]
 )
 
-Spaces = Mapping[str, Judge | Inception]  # what gives features, by its name
+FeatureSpaces = Mapping[str, SegmenterFeatures | InceptionFeatures]
 
 
 def main(params: Params) -> str:
     device, stage = configure_torch(params.torch_threads), params.evaluate_fid
     manifest = read_json(GENERATED / MANIFEST)
-    judge = Judge(device)
+    segmenter = SegmenterFeatures(device)
     inception = load_inception(
         stage.inception_weights,
         stage.inception_sha256,
         Path(params.raw_patches.downloads),
         device,
     )
-    spaces: Spaces = {"judge": judge, "inception": inception} if inception else {"judge": judge}
+    spaces: dict[str, SegmenterFeatures | InceptionFeatures] = {"judge": segmenter}
+    if inception:
+        spaces["inception"] = inception
     samples = int(manifest["params"]["samples"])
-    train = see_train(spaces, params)
+    train = train_features(spaces, params)
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for split in EVALUATED_SPLITS:
-        sets = see_split(split, samples, judge, spaces, params, rows)
+        sets = evaluation_sets(split, samples, segmenter, spaces, params, rows)
         report[split] = evaluate(sets, train, samples, params)
         write_iou(IOU_TABLES[split], report[split])
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
-    # The files let `aerialdreams compare` read an experiment from MLflow alone.
+    # With these files in MLflow, `aerialdreams compare` needs nothing else.
     files = [GENERATED / f"{split}.png" for split in EVALUATED_SPLITS]
     files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), files)
-    first = report["validation"]
+    scores = report["validation"]
     return (
-        f"validation mIoU {first['generated']['miou']:.3f} generated, {first['real']['miou']:.3f}"
-        f" real, {first['untrained']['miou']:.3f} untrained (N = {first['generated']['n']});"
-        f" FID {'computed' if inception else NOT_COMPUTED}; on MLflow's run {run}"
+        f"validation mIoU {scores['generated']['miou']:.3f} generated, {scores['real']['miou']:.3f}"
+        f" real, {scores['untrained']['miou']:.3f} untrained (N = {scores['generated']['n']});"
+        f" FID {'computed' if inception else NOT_COMPUTED}; logged to MLflow run {run}"
     )
 
 
 @dataclass
-class Seen:
-    """What is gathered of an image set, one pass over it."""
+class ImageSet:
+    """Statistics of an image set, collected in one pass over its images."""
 
-    matrices: list[NDArray[np.int64]] = field(default_factory=list)  # confusion of each image
-    features: dict[str, list[NDArray[np.float64]]] = field(
+    matrices: list[NDArray[np.int64]] = field(default_factory=list)  # confusion per image
+    features: dict[str, list[NDArray[np.float64]]] = field(  # by feature space, one per batch
         default_factory=lambda: defaultdict(list)
     )
-    differences: list[float] = field(default_factory=list)  # of each image from the first sample
+    # Mean absolute difference of each image from the first sample of its mask, 0 to 1.
+    differences: list[float] = field(default_factory=list)
 
     @torch.no_grad()
-    def look(self, images: Images, spaces: Spaces) -> None:
-        """Gather the features of some images."""
+    def add_features(self, images: Images, spaces: FeatureSpaces) -> None:
+        """Add the features of a batch of images."""
         for name, space in spaces.items():
             self.features[name].append(space(images).cpu().double().numpy())
 
-    def of(self, space: str) -> NDArray[np.float64]:
-        """Features of all images in a space, (images, dimensions)."""
+    def all_features(self, space: str) -> NDArray[np.float64]:
+        """Features of all images in a feature space, (images, dimensions)."""
         return np.concatenate(self.features[space])
 
 
-def see_train(spaces: Spaces, params: Params) -> Seen:
+def train_features(spaces: FeatureSpaces, params: Params) -> ImageSet:
     """The train split's features."""
-    seen, size, batch = Seen(), params.image_size, params.evaluate_fid.batch_size
+    train, size, batch = ImageSet(), params.image_size, params.evaluate_fid.batch_size
     batches = batched(read_patches("train"), batch)
     total = -(-count_patches("train") // batch)
-    for patches in progress(batches, "train seen", "batches", total):
-        seen.look(np.stack([resize_image(patch.image, size) for patch in patches]), spaces)
-    return seen
+    for patches in progress(batches, "train features", "batches", total):
+        images = np.stack([resize_image(patch.image, size) for patch in patches])
+        train.add_features(images, spaces)
+    return train
 
 
 @torch.no_grad()
-def see_split(
+def evaluation_sets(
     split: str,
     samples: int,
-    judge: Judge,
-    spaces: Spaces,
+    segmenter: SegmenterFeatures,
+    spaces: FeatureSpaces,
     params: Params,
     rows: list[dict[str, Any]],
-) -> dict[str, Seen]:
-    """The image sets of a split, by name; images pass by in batches, only their features stay.
+) -> dict[str, ImageSet]:
+    """Collect the statistics of a split's image sets. Only one batch of images is in memory.
 
-    `rows` gets one of each judged image for `AGREEMENT`.
+    Args:
+        split: validation or test.
+        samples: generated images per mask.
+        segmenter: predicts the land cover of the images.
+        spaces: feature spaces by name.
+        params: all params.
+        rows: gets a row of AGREEMENT_SCHEMA for each predicted image.
+
+    Returns:
+        The sets by name: real, generated, untrained, sample-2, ...
     """
     batch, size = params.evaluate_fid.batch_size, params.image_size
-    more = [f"sample-{number}" for number in range(2, samples + 1)]
-    sets = {source: Seen() for source in ("real", *JUDGED_SETS, *more)}
+    other_samples = [f"sample-{number}" for number in range(2, samples + 1)]
+    sets = {source: ImageSet() for source in ("real", *EVALUATED_SETS, *other_samples)}
     batches = batched(read_patches(split), batch)
     total = -(-count_patches(split) // batch)
-    for patches in progress(batches, f"{split} judged", "batches", total):
+    for patches in progress(batches, f"{split} evaluated", "batches", total):
         masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
         images = {
             source: np.stack(
                 [read_generated(split, source, patch.patch_id, size) for patch in patches]
             )
-            for source in (*JUDGED_SETS, *more)
+            for source in (*EVALUATED_SETS, *other_samples)
         }
         images["real"] = np.stack([resize_image(patch.image, size) for patch in patches])
-        for source in ("real", *JUDGED_SETS):
-            for patch, mask, ids in zip(patches, masks, judge.read(images[source]), strict=True):
+        for source in ("real", *EVALUATED_SETS):
+            predictions = segmenter.predict(images[source])
+            for patch, mask, ids in zip(patches, masks, predictions, strict=True):
                 sets[source].matrices.append(confusion(mask, ids))
-                right = float((mask == ids).mean())
+                accuracy = float((mask == ids).mean())
                 row = {"split": split, "source": source, "patch_id": patch.patch_id}
-                rows.append(row | {"pixel_accuracy": right})
-        for source, seen in sets.items():
-            seen.look(images[source], spaces)
-        for source in more:
-            apart = np.abs(images[source].astype(float) - images["generated"]) / 255
-            sets[source].differences += apart.mean((1, 2, 3)).tolist()
+                rows.append(row | {"pixel_accuracy": accuracy})
+        for source, image_set in sets.items():
+            image_set.add_features(images[source], spaces)
+        for source in other_samples:
+            differences = np.abs(images[source].astype(float) - images["generated"]) / 255
+            sets[source].differences += differences.mean((1, 2, 3)).tolist()
     return sets
 
 
-def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -> dict[str, Any]:
-    """All numbers of one split, by image set."""
+def evaluate(
+    sets: dict[str, ImageSet], train: ImageSet, samples: int, params: Params
+) -> dict[str, Any]:
+    """All metrics of one split, by image set.
+
+    Args:
+        sets: the split's image sets, see `evaluation_sets`.
+        train: the train split's features.
+        samples: generated images per mask.
+        params: all params.
+    """
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
-    draws = {}
-    for source in ("real", *JUDGED_SETS):
+    resamples = {}
+    for source in ("real", *EVALUATED_SETS):
         matrices = np.stack(sets[source].matrices)
-        draws[source] = agreement_draws(matrices)
+        resamples[source] = agreement_resamples(matrices)
         report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), names)
-        report[source] |= {f"{key}_95": interval(some) for key, some in draws[source].items()}
+        report[source] |= {
+            f"{key}_95": interval(values) for key, values in resamples[source].items()
+        }
         report[source] |= mean_of("class_share_error", share_errors(matrices))
     real, count = sets["real"], len(sets["real"].matrices)
-    total = len(train.of("judge"))
-    # As many real images of other places: no image set can be expected to come nearer.
-    evenly = [number * total // count for number in range(min(count, total))]
-    floor = Seen(features={name: [train.of(name)[evenly]] for name in train.features})
-    for source in JUDGED_SETS:
+    total = len(train.all_features("judge"))
+    # Real images of other patches, equally many, give a lower bound for the distances.
+    subset = [number * total // count for number in range(min(count, total))]
+    lower_bound = ImageSet(
+        features={name: [train.all_features(name)[subset]] for name in train.features}
+    )
+    for source in EVALUATED_SETS:
         mious = report[source]["miou"], report["real"]["miou"]
-        report[source] |= miou_of_real(*mious, draws[source]["miou"], draws["real"]["miou"])
+        report[source] |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
         report[source] |= distances(sets[source], real)
-        # Copies of what was learnt by heart would be nearer to the train split than real ones are.
-        made, ground = (nearest(one.of("judge"), train.of("judge")) for one in (sets[source], real))
-        ratio = float(np.median(made) / np.median(ground))
+        # Memorised train images would be nearer to the train split than real images are.
+        to_train, real_to_train = (
+            nearest(image_set.all_features("judge"), train.all_features("judge"))
+            for image_set in (sets[source], real)
+        )
+        ratio = float(np.median(to_train) / np.median(real_to_train))
+        ratio_95 = median_ratio_interval(to_train, real_to_train)
         report[source]["judge_nearest_train_of_real"] = ratio
-        report[source]["judge_nearest_train_of_real_95"] = median_ratio_interval(made, ground)
+        report[source]["judge_nearest_train_of_real_95"] = ratio_95
     report["generated"] |= diversity(sets, samples)
-    report["floor"] = {"n": len(evenly)} | distances(floor, real)
+    report["floor"] = {"n": len(subset)} | distances(lower_bound, real)
     return report
 
 
 def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean over images under its name, and its interval."""
+    """The mean over images and its interval, as `name` and `name`_95."""
     return {name: float(values.mean()), f"{name}_95": mean_interval(values)}
 
 
-def diversity(sets: dict[str, Seen], samples: int) -> dict[str, Any]:
-    """How far the samples of one mask lie apart, in pixels and in the judge's features."""
-    if samples < 2 or len(sets["generated"].of("judge")) < 2:
+def diversity(sets: dict[str, ImageSet], samples: int) -> dict[str, Any]:
+    """Differences between the samples of one mask, in pixel values and in segmenter features."""
+    if samples < 2 or len(sets["generated"].all_features("judge")) < 2:
         return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
-    drawn = [sets["generated"], *(sets[f"sample-{n}"] for n in range(2, samples + 1))]
-    pixels = np.mean([seen.differences for seen in drawn[1:]], axis=0)
-    features = spread([seen.of("judge") for seen in drawn])
+    sample_sets = [sets["generated"], *(sets[f"sample-{n}"] for n in range(2, samples + 1))]
+    pixels = np.mean([sample_set.differences for sample_set in sample_sets[1:]], axis=0)
+    features = spread([sample_set.all_features("judge") for sample_set in sample_sets])
     return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)
 
 
-def distances(a: Seen, real: Seen) -> dict[str, Any]:
-    """Distances of an image set to the real one, by their features in each space."""
-    made, ground = a.of("judge"), real.of("judge")
-    count = min(len(made), len(ground))
+def distances(image_set: ImageSet, real: ImageSet) -> dict[str, Any]:
+    """Distances of an image set from the real one, in each feature space."""
+    features, real_features = image_set.all_features("judge"), real.all_features("judge")
+    count = min(len(features), len(real_features))
     too_few = f"not computed: {count} images are too few"
-    report = distance_pair(made, ground, "judge_frechet_distance", "judge_kernel_distance")
+    report = distance_pair(
+        features, real_features, "judge_frechet_distance", "judge_kernel_distance"
+    )
     if count > NEIGHBOURS:
-        density, coverage = density_coverage(ground, made)
+        density, coverage = density_coverage(real_features, features)
         report |= mean_of("judge_density", density) | mean_of("judge_coverage", coverage)
     else:
         report |= {"judge_density": too_few, "judge_coverage": too_few}
-    if "inception" in a.features:
-        report |= distance_pair(a.of("inception"), real.of("inception"), "fid", "kid")
+    if "inception" in image_set.features:
+        features, real_features = (s.all_features("inception") for s in (image_set, real))
+        report |= distance_pair(features, real_features, "fid", "kid")
     else:
         report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
     return report
 
 
 def distance_pair(
-    made: NDArray[np.float64], ground: NDArray[np.float64], frechet: str, kernel: str
+    features: NDArray[np.float64], real: NDArray[np.float64], frechet: str, kernel: str
 ) -> dict[str, Any]:
-    """Both distances of two sets of features under their names, with intervals."""
-    count = min(len(made), len(ground))
-    if count < 4:  # halves of one image have no spread
+    """Fréchet and kernel distance with intervals, under the given names."""
+    count = min(len(features), len(real))
+    if count < 4:  # half-samples of a single image have no covariance
         return dict.fromkeys((frechet, kernel), f"not computed: {count} images are too few")
-    distance = frechet_distance(made, ground)
+    distance = frechet_distance(features, real)
     return {
         frechet: distance,
-        f"{frechet}_95": frechet_interval(made, ground, distance),
-        kernel: kernel_distance(made, ground),
-        f"{kernel}_95": kernel_distance_interval(made, ground),
+        f"{frechet}_95": frechet_interval(features, real, distance),
+        kernel: kernel_distance(features, real),
+        f"{kernel}_95": kernel_distance_interval(features, real),
     }
 
 
 def write_iou(path: Path, report: dict[str, Any]) -> None:
-    """One split's IoU by class as a table for `dvc plots`."""
-    sources = ("real", *JUDGED_SETS)
+    """Write one split's per-class IoU as a table for `dvc plots`."""
+    sources = ("real", *EVALUATED_SETS)
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", *sources])

@@ -1,13 +1,13 @@
-"""evaluate-utility: what generated images are good for, in the training of a segmenter.
+"""evaluate-utility: train segmenters on generated and on real images, and compare them.
 
 Reads   data/dataset/ (validation and test), data/generated/validation/
-Writes  metrics/utility.json; the same numbers on the run in MLflow that trained the model
+Writes  metrics/utility.json; the same numbers in the MLflow run that trained the model
 
-Segmenters like train-segmenter's learn from the validation patches' masks, with the real images,
-the generated ones, or both, for as many steps each; then they read the real images of the test
-patches, other domains that neither they nor the ControlNet have seen. That is done from several
-seeds. Generated images are worth what a segmenter learns from them: `miou_of_real` is 1 where they
-teach as well as photographs do. A run that was killed goes on.
+Segmenters like train-segmenter's are trained for the same number of steps on the validation masks
+with the real images, the generated images, or both, from several seeds each. They are tested on the
+real test images, whose domains neither they nor the ControlNet have seen. `miou_of_real` is 1 if
+generated images train a segmenter as well as real ones. A killed run resumes from its last
+checkpoint.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from aerialdreams.data.dataset import count_patches, decode_png, open_split, rea
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.metrics import (
     agreement,
-    agreement_draws,
+    agreement_resamples,
     confusion,
     interval,
     miou_of_real,
@@ -43,17 +43,17 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-BATCH = 16  # test images that are read at a time
+BATCH = 16  # test images per batch
 
 
 def main(params: Params) -> str:
     device, stage = configure_torch(params.torch_threads), params.evaluate_utility
-    decisive = stage.model_dump(mode="json") | {
+    decisive_params = stage.model_dump(mode="json") | {
         "segmenter": params.train_segmenter.model_dump(mode="json"),
         "image_size": params.image_size,
     }
     rooms = ("data", "models", "training", "generation")
-    identity = training_identity(decisive, [DATASET, GENERATED], [__file__], rooms)
+    identity = training_identity(decisive_params, [DATASET, GENERATED], [__file__], rooms)
     size, rows = params.image_size, open_split("validation")
     real, generated = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
     training_sets: dict[str, SegmentationPatches] = {
@@ -63,19 +63,19 @@ def main(params: Params) -> str:
     }
     names = [land_cover.name for land_cover in params.classes]
     with work_folder(scratch_dir(), "evaluate-utility", identity) as work:
-        # The masks, and so the weights, are the same in all training sets.
+        # All training sets have the same masks, and so the same class weights.
         weights = class_weights(real.mask(row) for row in range(len(real)))
         models = train_all(training_sets, weights, work, params, device)
-        report = summarise(examine(models, size, device), names)
+        report = summarise(confusion_by_seed(models, size, device), names)
     counts = (("real", len(real)), ("generated", len(generated)), ("both", 2 * len(real)))
     for name, count in counts:
         report[name]["n"] = count
     write_json(UTILITY, report)
     manifest = read_json(GENERATED / MANIFEST)
     log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
-    said = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in training_sets)
+    scores = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in training_sets)
     count = report["real"]["n_test"]
-    return f"mIoU on {count} real test patches: {said}; {stage.seeds} seeds"
+    return f"mIoU on {count} real test patches: {scores}; {stage.seeds} seeds"
 
 
 def train_all(
@@ -85,7 +85,18 @@ def train_all(
     params: Params,
     device: torch.device,
 ) -> dict[str, list[Segmenter]]:
-    """Segmenters trained on each set, one per seed, by the set's name."""
+    """Train a segmenter on each set from each seed.
+
+    Args:
+        training_sets: the sets by name.
+        weights: class weights of the loss, (classes,).
+        work: folder for checkpoints.
+        params: all params.
+        device: where to train.
+
+    Returns:
+        The segmenters by the set's name, in order of the seeds.
+    """
     segmenter, models = params.train_segmenter, dict[str, list[Segmenter]]()
     for seed in range(params.evaluate_utility.seeds):
         settings = SegmenterSettings(
@@ -113,7 +124,7 @@ def train_all(
 
 
 class Patches(SegmentationPatches):
-    """The validation patches' masks with their real or their generated images."""
+    """Validation masks, with either their real or their generated images."""
 
     def __init__(self, rows: Any, size: int, generated: bool) -> None:
         self.rows, self.size, self.generated = rows, size, generated
@@ -121,63 +132,68 @@ class Patches(SegmentationPatches):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        row = self.rows[place]
+    def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        row = self.rows[position]
         if self.generated:
             image = read_generated("validation", "generated", row["patch_id"], self.size)
         else:
             image = resize_image(decode_png(row["image"]), self.size)
         return image, resize_mask(decode_png(row["mask"]), self.size)
 
-    def mask(self, place: int) -> NDArray[np.uint8]:
+    def mask(self, position: int) -> NDArray[np.uint8]:
         """One patch's mask."""
-        return resize_mask(decode_png(self.rows[place]["mask"]), self.size)
+        return resize_mask(decode_png(self.rows[position]["mask"]), self.size)
 
 
 @torch.no_grad()
-def examine(
-    pupils: dict[str, list[Segmenter]], size: int, device: torch.device
+def confusion_by_seed(
+    segmenters: dict[str, list[Segmenter]], size: int, device: torch.device
 ) -> dict[str, NDArray[np.int64]]:
-    """What each segmenter sees in the real test images, in one pass over them.
+    """Test all segmenters on the real test images, in one pass over the images.
+
+    Args:
+        segmenters: by the name of their training set, in order of the seeds.
+        size: height and width of the images, pixels.
+        device: where the segmenters are.
 
     Returns:
-        By lesson, the confusion by seed and image, (seeds, images, 19, 19).
+        Confusion matrices by the name of the training set, (seeds, images, 19, 19).
     """
     matrices: dict[str, list[list[NDArray[np.int64]]]]
-    matrices = {name: [[] for _ in models] for name, models in pupils.items()}
+    matrices = {name: [[] for _ in models] for name, models in segmenters.items()}
     batches = batched(read_patches("test"), BATCH)
     total = -(-count_patches("test") // BATCH)
-    for patches in progress(batches, "test read", "batches", total):
+    for patches in progress(batches, "test predicted", "batches", total):
         images = images_to_tensor(np.stack([resize_image(patch.image, size) for patch in patches]))
         masks = [resize_mask(patch.mask, size) for patch in patches]
-        for name, models in pupils.items():
+        for name, models in segmenters.items():
             for seed, model in enumerate(models):
-                read = model(images.to(device)).argmax(1).cpu().numpy() + 1
-                pairs = zip(masks, read.astype(np.uint8), strict=True)
+                predicted = model(images.to(device)).argmax(1).cpu().numpy() + 1
+                pairs = zip(masks, predicted.astype(np.uint8), strict=True)
                 matrices[name][seed] += [confusion(mask, ids) for mask, ids in pairs]
     return {name: np.array(by_seed) for name, by_seed in matrices.items()}
 
 
 def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[str, Any]:
-    """The numbers of each lesson; intervals hold over test images and over seeds.
+    """Metrics of each training set. The intervals cover both test images and seeds.
 
     Args:
-        matrices: of each lesson, by seed and test image, (seeds, images, 19, 19).
-        names: of the classes.
+        matrices: confusion matrices by the name of the training set, (seeds, images, 19, 19).
+        names: names of the classes, in order of their ids.
     """
     report: dict[str, Any] = {}
-    draws = {}
+    resamples = {}
     for name, by_seed in matrices.items():
-        scores = [agreement(one.sum(0), names)["miou"] for one in by_seed]
-        # Test images are drawn alike for all; each draw is of a seed, drawn too.
-        drawn = np.stack([agreement_draws(one)["miou"] for one in by_seed])
-        chosen = np.random.default_rng(1).integers(0, len(by_seed), drawn.shape[1])
-        draws[name] = drawn[chosen, np.arange(drawn.shape[1])]
+        scores = [agreement(images.sum(0), names)["miou"] for images in by_seed]
+        # Each resample is of one seed, drawn at random. All sets use the same images and seeds.
+        mious = np.stack([agreement_resamples(images)["miou"] for images in by_seed])
+        seeds = np.random.default_rng(1).integers(0, len(by_seed), mious.shape[1])
+        resamples[name] = mious[seeds, np.arange(mious.shape[1])]
         report[name] = {"n": 0, "n_test": by_seed.shape[1], "miou": float(np.mean(scores))}
-        report[name] |= {"miou_95": interval(draws[name]), "miou_by_seed": scores}
+        report[name] |= {"miou_95": interval(resamples[name]), "miou_by_seed": scores}
+    real = report["real"]["miou"]
     for name in ("generated", "both"):
-        mious = report[name]["miou"], report["real"]["miou"]
-        report[name] |= miou_of_real(*mious, draws[name], draws["real"])
+        report[name] |= miou_of_real(report[name]["miou"], real, resamples[name], resamples["real"])
     return report
 
 
