@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from aerialdreams.data.flair import CLASS_COUNT, DOMAIN, ZONE
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
+from aerialdreams.paths import DATASET
 
 Domain = Annotated[str, Field(pattern=f"^{DOMAIN}$")]
 Zone = Annotated[str, Field(pattern=f"^{ZONE}$")]
@@ -17,6 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
+Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # on the Hugging Face hub
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -54,6 +56,13 @@ class Runtime(_Group):
     checkpoint_every: int = Field(ge=1)
     loaders: int = Field(ge=0)
     processes: int = Field(ge=1)
+    grace: float = Field(gt=0)
+
+
+class Compute(_Group):
+    threads: int = Field(ge=1)
+    portable: bool
+    deterministic: bool
 
 
 class Sample(_Group):
@@ -65,10 +74,9 @@ class Sample(_Group):
 class RawPatches(_Group):
     source: Literal["sample", "toy", "full", "domains", "folder"]
     domains: list[Domain]
-    folder: str
+    folder: str = Field(min_length=1)
     downloads: str = Field(min_length=1)
     storage: Url
-    hub: Url
     hub_revision: str = Field(min_length=1)
     sample: Sample
 
@@ -166,10 +174,9 @@ class TinyBase(_Group):
 
 class BaseModelParams(_Group):
     source: Literal["tiny", "hub", "folder"]
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    id: Repository
     revision: str = Field(min_length=1)
-    hub: Url
-    folder: str
+    input: str = Field(min_length=1)
     tiny: TinyBase
 
 
@@ -181,7 +188,9 @@ class EncodeLatents(_Group):
 
 
 class PublishedWeights(_Group):
-    weights: str = Field(min_length=1)
+    id: Repository
+    revision: str = Field(min_length=1)
+    file: str
     sha256: Sha256
 
 
@@ -247,6 +256,8 @@ class TrainControlnet(_Group):
 
 class GenerateValidation(_Group):
     seed: Seed
+    masks: int = Field(ge=0)
+    extra_masks: int = Field(ge=0)
     samples: int = Field(ge=1)
     styles: list[Annotated[str, Field(min_length=1)]]
     negative_prompt: str
@@ -285,7 +296,8 @@ class Params(_Group):
     tracking: Tracking
     classes: list[LandCoverClass]
     image_size: int = Field(ge=32, le=1024, multiple_of=16)
-    torch_threads: int = Field(ge=1)
+    inference_precision: Precision
+    compute: Compute
     raw_patches: RawPatches
     patch_index: PatchIndex
     osm_metadata: OsmMetadata
@@ -315,6 +327,15 @@ class Params(_Group):
                     f"{field} {duplicates[0]!r} is used twice; each class needs its own"
                 )
         return classes
+
+    @model_validator(mode="after")
+    def _tiny_base_reads_the_dataset(self) -> "Params":
+        stage = self.base_model
+        if stage.source == "tiny" and Path(stage.input) != DATASET:
+            raise ValueError(
+                f"base_model.input: is {stage.input!r}; source tiny is trained on {DATASET}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _size_for_ign_segmenter(self) -> "Params":

@@ -30,7 +30,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     params = load_params()
-    device, stage = configure_torch(params.torch_threads), params.generate_validation
+    device, stage = (
+        configure_torch(params.compute.threads, params.compute.deterministic),
+        params.generate_validation,
+    )
     base, controlnet = load_stable_diffusion().to(device), load_controlnet().to(device)
     info = ModelInfo.load(CONTROLNET)
     requests = requests_from_split(

@@ -2,10 +2,9 @@
 
 Usage   python -m benchmarks.portable_arithmetic [--rounds N] [--steps N]
 Runs training steps of the default run's networks on random data, alternately in separate processes:
-with `pipeline.portable_arithmetic`, as the stages do, and with the instructions that the libraries
-choose. The time of a step is the median in a process; the result is the minimum over the rounds.
-`wide` is a UNet with channels [64, 128, 192] on 24 x 24 latents. Prints a table and, as the last
-line, JSON.
+with compute.portable, and with the instructions that the libraries choose. The time of a step is
+the median in a process; the result is the minimum over the rounds. `wide` is a UNet with channels
+[64, 128, 192] on 24 x 24 latents. Prints a table and, as the last line, JSON.
 """
 
 import argparse
@@ -18,11 +17,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-UNCAPPED = {
-    "ONEDNN_MAX_CPU_ISA": "ALL",
-    "MKL_CBWR": "AUTO",
-    "OPENBLAS_CORETYPE": "",
-}
 # Steps of each training in the default run, the weights of the total.
 WEIGHTS = {"vae": 1050, "unet": 450, "segmenter": 800, "controlnet": 450}
 WARM_UP = 3  # steps
@@ -65,28 +59,22 @@ def run_child(mode: str, steps: int) -> dict[str, float]:
     """Median seconds per step of each training, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.portable_arithmetic"]
     command += ["--child", mode, "--steps", str(steps)]
-    environment = dict(os.environ)
-    if mode == "own":
-        environment |= UNCAPPED
-        environment.pop("ATEN_CPU_CAPABILITY", None)
-    finished = subprocess.run(
-        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    )
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     seconds: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return seconds
 
 
 def measure(mode: str, steps: int) -> dict[str, float]:
     """Median seconds per step of each training, measured in this process."""
-    if mode == "portable":
-        import stages  # noqa: F401  (limits the instructions before torch is imported)
-
     from aerialdreams.params import load_params
     from aerialdreams.pipeline import portable_arithmetic
+
+    if mode == "portable":
+        portable_arithmetic.set_instruction_caps()
     from aerialdreams.util.torch_setup import configure_torch
 
     params = load_params()
-    configure_torch(params.torch_threads)
+    configure_torch(params.compute.threads, params.compute.deterministic)
     if mode == "portable":
         portable_arithmetic.use_portable_kernels()
     return {name: median(step, steps) for name, step in make_steps(params).items()}

@@ -168,7 +168,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
 def with_values(params: Params, changes: dict[str, Any], seed: int, steps: int) -> Params:
     """The project's params with a variant's changes."""
     values = params.model_dump()
-    values["torch_threads"] = 1
+    values["compute"]["threads"] = 1
     values["runtime"]["checkpoint_every"] = steps
     values["train_controlnet"] |= BASELINE | changes | {"seed": 100 + seed, "steps": steps}
     return Params.model_validate(values)

@@ -119,7 +119,7 @@ def probe(trainer: str, peer: Path, steps: int) -> None:
     import torch
 
     params, times, peaks = load_params(), [], []
-    torch.set_num_threads(params.torch_threads)
+    torch.set_num_threads(params.compute.threads)
     step, cuda = torch.optim.AdamW.step, torch.cuda.is_available()
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
@@ -199,7 +199,7 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
         "seed": stage.seed,
     }
     sys.argv = [str(peer), *(f"--{key}={value}" for key, value in options.items())]
-    torch.set_num_threads(params.torch_threads)
+    torch.set_num_threads(params.compute.threads)
     runpy.run_path(str(peer), run_name="__main__")
 
 

@@ -10,10 +10,12 @@ A killed run continues with the shards that are complete.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from aerialdreams.data.augmentation import ORIENTATIONS, orient
@@ -33,46 +35,78 @@ from aerialdreams.models.stable_diffusion import (
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, EMPTY_CAPTION, LATENTS
+from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.util.batched import batched
 from aerialdreams.util.files import atomic_file, fingerprint
+from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
-from aerialdreams.util.torch_setup import DTYPES, configure_torch
+from aerialdreams.util.torch_setup import DTYPES, configure_torch, inference_autocast
 
 VALIDATION_SHARD = "validation-00000.safetensors"
 
 
 def main(params: Params) -> str:
-    base = load_stable_diffusion().to(configure_torch(params.torch_threads))
-    stage, size, dtype = (
-        params.encode_latents,
+    configure_torch(params.compute.threads, params.compute.deterministic)
+    distributed, device = start_processes("stages.encode_latents", params.runtime.processes)
+    stage, base = params.encode_latents, load_stable_diffusion().to(device)
+    settings = EncodeSettings(
         params.image_size,
-        DTYPES[params.encode_latents.precision],
+        ORIENTATIONS if stage.all_orientations else 1,
+        stage.batch_size,
+        DTYPES[stage.precision],
+        params.runtime.loaders,
     )
-    orientations = ORIENTATIONS if stage.all_orientations else 1
-    key = fingerprint([stage, size, params.torch_threads], __file__, [DATASET, BASE])
-    num_captions = num_truncated = 0
-    with resumable_folder(LATENTS, scratch_dir(), key) as folder:
-        save(folder / EMPTY_CAPTION, {"text": encode_prompts(base, [""]).cpu().to(dtype)})
-        paths = shard_paths("train")
-        for path in progress(paths, "shards encoded", "shards", len(paths)):
-            captions = read_captions(path)
-            num_captions += len(captions)
-            num_truncated += count_truncated(base, captions)
+    decisive = [stage, params.image_size, params.inference_precision, params.compute]
+    key = fingerprint(decisive, __file__, [DATASET, BASE]) if distributed.is_main else ""
+    paths = shard_paths("train")
+    with (
+        distributed.shared_folder(resumable_folder(LATENTS, scratch_dir(), key)) as folder,
+        inference_autocast(device, params.inference_precision),
+    ):
+        own = distributed.share(paths)
+        for path in (
+            progress(own, "shards encoded", "shards", len(own)) if distributed.is_main else own
+        ):
             encoded = folder / f"{path.stem}.safetensors"
             if not encoded.exists():  # else an earlier, killed run has written it
-                patches = read_shard(path)
-                save(encoded, encode(base, patches, size, orientations, stage.batch_size, dtype))
-        validation = evenly_spaced_patches("validation", stage.validation_patches)
-        save(folder / VALIDATION_SHARD, encode(base, validation, size, 1, stage.batch_size, dtype))
-        megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    in_orientations = f" in {orientations} orientations" if orientations > 1 else ""
+                save(encoded, encode(base, read_shard(path), settings))
+        if distributed.is_main:
+            empty = encode_prompts(base, [""]).cpu().to(settings.dtype)
+            save(folder / EMPTY_CAPTION, {"text": empty})
+            validation = evenly_spaced_patches("validation", stage.validation_patches)
+            once = replace(settings, orientations=1)
+            save(folder / VALIDATION_SHARD, encode(base, validation, once))
+    if not distributed.is_main:
+        return ""  # rank 0 alone knows that the folder is in its place
+    captions = [caption for path in paths for caption in read_captions(path)]
+    megabytes = sum(file.stat().st_size for file in LATENTS.iterdir()) / 1e6
+    orientations = f" in {ORIENTATIONS} orientations" if stage.all_orientations else ""
     return (
-        f"images{in_orientations} and their {num_captions} captions encoded in {len(paths)} shards,"
-        f" {megabytes:.1f} MB; {num_truncated} captions truncated to"
+        f"images{orientations} and their {len(captions)} captions encoded in {len(paths)} shards,"
+        f" {megabytes:.1f} MB; {count_truncated(base, captions)} captions truncated to"
         f" {base.tokenizer.model_max_length} tokens"
     )
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How patches are encoded.
+
+    Attributes:
+        image_size: height and width of the models' images, pixels.
+        orientations: in how many orientations each image is encoded, 1 or 8.
+        batch_size: patches that are encoded at once.
+        dtype: of the stored latents and embeddings.
+        workers: threads that decode images ahead; 0 for none.
+    """
+
+    image_size: int
+    orientations: int
+    batch_size: int
+    dtype: torch.dtype
+    workers: int
 
 
 def count_truncated(base: StableDiffusion, captions: list[str]) -> int:
@@ -83,46 +117,35 @@ def count_truncated(base: StableDiffusion, captions: list[str]) -> int:
 
 @torch.no_grad()
 def encode(
-    base: StableDiffusion,
-    patches: Iterable[Patch],
-    size: int,
-    orientations: int,
-    batch_size: int,
-    dtype: torch.dtype,
+    base: StableDiffusion, patches: Iterable[Patch], settings: EncodeSettings
 ) -> dict[str, torch.Tensor]:
     """Latents, text embeddings and masks of some patches.
-
-    Args:
-        base: the encoders.
-        patches: images, masks and captions.
-        size: height and width of the models' images, pixels.
-        orientations: in how many orientations each image is encoded, 1 or 8.
-        batch_size: patches that are encoded at once.
-        dtype: of latents and embeddings.
 
     Returns:
         `mean` and `std` of the posteriors, unscaled, (patches, orientations, channels, h, w);
         `text`, (patches, captions of each, tokens, width); `mask`, class ids, uint8, (patches,
         size, size).
     """
+    dtype, device = settings.dtype, base.vae.device
+
+    def load(patch: Patch) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
+        size = settings.image_size
+        return resize_image(patch.image, size), resize_mask(patch.mask, size), patch.captions
+
     columns: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
-    for batch in batched(patches, batch_size):
-        images = [resize_image(patch.image, size) for patch in batch]
+    for batch in batched(map_ahead(load, patches, settings.workers), settings.batch_size):
+        images, masks, captions = zip(*batch, strict=True)
         posteriors = [
             base.vae.encode(
-                images_to_tensor(np.stack([orient(image, number) for image in images])).to(
-                    base.vae.device
-                )
+                images_to_tensor(np.stack([orient(image, number) for image in images])).to(device)
             ).latent_dist
-            for number in range(orientations)
+            for number in range(settings.orientations)
         ]
         columns["mean"].append(torch.stack([p.mean for p in posteriors], 1).cpu().to(dtype))
         columns["std"].append(torch.stack([p.std for p in posteriors], 1).cpu().to(dtype))
-        variants = zip(*(patch.captions for patch in batch), strict=True)
-        texts = [encode_prompts(base, list(captions)) for captions in variants]
+        texts = [encode_prompts(base, list(variant)) for variant in zip(*captions, strict=True)]
         columns["text"].append(torch.stack(texts, 1).cpu().to(dtype))
-        masks = np.stack([resize_mask(patch.mask, size) for patch in batch])
-        columns["mask"].append(torch.from_numpy(masks))
+        columns["mask"].append(torch.from_numpy(np.stack(masks)))
     return {name: torch.cat(tensors) for name, tensors in columns.items()}
 
 

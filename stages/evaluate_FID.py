@@ -13,10 +13,11 @@ NAME has a 95 % confidence interval NAME_95. See docs/evaluation.md.
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -53,14 +54,18 @@ from aerialdreams.generation.outputs import (
     EVALUATED_SETS,
     EVALUATED_SPLITS,
     MANIFEST,
+    chosen_rows,
+    extra_rows,
     read_generated,
 )
-from aerialdreams.params import Params
+from aerialdreams.params import GenerateValidation, Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
+from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
 from aerialdreams.util.batched import batched
 from aerialdreams.util.files import atomic_file, read_json, write_json
+from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table
 from aerialdreams.util.torch_setup import configure_torch
@@ -77,12 +82,14 @@ AGREEMENT_SCHEMA = pa.schema(
     ]
 )
 
+Loaded = TypeVar("Loaded")
 FeatureSpaces = Mapping[str, SegmenterFeatures | InceptionFeatures]
 
 
 def main(params: Params) -> str:
-    device, stage = configure_torch(params.torch_threads), params.evaluate_fid
-    manifest = read_json(GENERATED / MANIFEST)
+    configure_torch(params.compute.threads, params.compute.deterministic)
+    distributed, device = start_processes("stages.evaluate_FID", params.runtime.processes)
+    stage, manifest = params.evaluate_fid, read_json(GENERATED / MANIFEST)
     segmenter = SegmenterFeatures(device)
     inception = load_inception(
         stage.inception_weights,
@@ -93,14 +100,21 @@ def main(params: Params) -> str:
     spaces: dict[str, SegmenterFeatures | InceptionFeatures] = {"judge": segmenter}
     if inception:
         spaces["inception"] = inception
-    samples = int(manifest["params"]["samples"])
-    train = train_features(spaces, params)
+    generated = GenerateValidation(
+        **{name: manifest["params"][name] for name in GenerateValidation.model_fields}
+    )
+    train = train_features(spaces, params, distributed)
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for split in EVALUATED_SPLITS:
-        sets = evaluation_sets(split, samples, segmenter, spaces, params, rows)
-        report[split] = evaluate(sets, train, samples, params)
+        sets, agreements = evaluation_sets(split, generated, segmenter, spaces, params, distributed)
+        if not distributed.is_main:
+            continue
+        rows += agreements
+        report[split] = evaluate(sets, train, generated.samples, params)
         write_iou(IOU_TABLES[split], report[split])
+    if not distributed.is_main:
+        return ""
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
     # With these files in MLflow, `aerialdreams compare` needs nothing else.
@@ -117,13 +131,19 @@ def main(params: Params) -> str:
 
 @dataclass
 class ImageSet:
-    """Statistics of an image set, collected in one pass over its images."""
+    """Statistics of an image set.
 
-    matrices: list[NDArray[np.int64]] = field(default_factory=list)  # confusion per image
-    features: dict[str, list[NDArray[np.float64]]] = field(  # by feature space, one per batch
+    Attributes:
+        matrices: a confusion matrix per image.
+        features: by feature space, one array (images, dimensions) per batch.
+        differences: mean absolute difference of each image from the first sample of its mask, in
+            pixel values from 0 to 1.
+    """
+
+    matrices: list[NDArray[np.int64]] = field(default_factory=list)
+    features: dict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    # Mean absolute difference of each image from the first sample of its mask, 0 to 1.
     differences: list[float] = field(default_factory=list)
 
     @torch.no_grad()
@@ -132,71 +152,169 @@ class ImageSet:
         for name, space in spaces.items():
             self.features[name].append(space(images).cpu().double().numpy())
 
+    def extend(self, other: "ImageSet") -> None:
+        """Add the statistics of further images."""
+        self.matrices += other.matrices
+        self.differences += other.differences
+        for name, arrays in other.features.items():
+            self.features[name] += arrays
+
     def all_features(self, space: str) -> NDArray[np.float64]:
         """Features of all images in a feature space, (images, dimensions)."""
         return np.concatenate(self.features[space])
 
 
-def train_features(spaces: FeatureSpaces, params: Params) -> ImageSet:
-    """The train split's features."""
-    train, size, batch = ImageSet(), params.image_size, params.evaluate_fid.batch_size
-    batches = batched(read_patches("train"), batch)
-    total = -(-count_patches("train") // batch)
-    for patches in progress(batches, "train features", "batches", total):
-        images = np.stack([resize_image(patch.image, size) for patch in patches])
-        train.add_features(images, spaces)
+def train_features(spaces: FeatureSpaces, params: Params, distributed: Distributed) -> ImageSet:
+    """The train split's features. Each rank computes a share; only rank 0 gets all of them."""
+    size, batch_size = params.image_size, params.evaluate_fid.batch_size
+    batches = list(batched(range(count_patches("train")), batch_size))
+    own_batches = distributed.share(batches)
+
+    def load(rows: list[int]) -> Images:
+        patches = read_patches("train", rows)
+        return np.stack([resize_image(patch.image, size) for patch in patches])
+
+    loaded = map_ahead(load, own_batches, params.runtime.loaders)
+    parts = []
+    for images in show_progress(loaded, "train features", len(own_batches), distributed):
+        parts.append(ImageSet())
+        parts[-1].add_features(images, spaces)
+    train = ImageSet()
+    for part in distributed.gather(parts):
+        train.extend(part)
     return train
+
+
+class Batch(NamedTuple):
+    """Patches of a split with their generated images.
+
+    Attributes:
+        patch_ids: ids of the patches.
+        masks: class ids, (patches, size, size).
+        images: RGB by image set, (images, size, size, 3), of the patches that have such an image.
+        extra: positions in the batch of the patches that have further samples.
+    """
+
+    patch_ids: list[str]
+    masks: NDArray[np.uint8]
+    images: dict[str, Images]
+    extra: list[int]
+
+
+def load_batch(
+    split: str, generated: GenerateValidation, extra: set[int], size: int, rows: list[int]
+) -> Batch:
+    """Read a batch of patches and their generated images.
+
+    Args:
+        split: validation or test.
+        generated: the params with which the images were generated.
+        extra: rows of the split that have further samples.
+        size: height and width of the images, pixels.
+        rows: rows of the split to read.
+    """
+    patches = list(read_patches(split, rows))
+    ids = [patch.patch_id for patch in patches]
+    positions = [position for position, row in enumerate(rows) if row in extra]
+    images = {
+        "real": np.stack([resize_image(patch.image, size) for patch in patches]),
+        "generated": np.stack(
+            [read_generated(split, "generated", patch_id, size) for patch_id in ids]
+        ),
+    }
+    if positions:
+        for source in ("untrained", *further_samples(generated)):
+            images[source] = np.stack(
+                [read_generated(split, source, ids[position], size) for position in positions]
+            )
+    masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
+    return Batch(ids, masks, images, positions)
+
+
+def further_samples(generated: GenerateValidation) -> list[str]:
+    """The folders of a mask's samples after the first."""
+    return [f"sample-{number}" for number in range(2, generated.samples + 1)]
 
 
 @torch.no_grad()
 def evaluation_sets(
     split: str,
-    samples: int,
+    generated: GenerateValidation,
     segmenter: SegmenterFeatures,
     spaces: FeatureSpaces,
     params: Params,
-    rows: list[dict[str, Any]],
-) -> dict[str, ImageSet]:
-    """Collect the statistics of a split's image sets. Only one batch of images is in memory.
+    distributed: Distributed,
+) -> tuple[dict[str, ImageSet], list[dict[str, Any]]]:
+    """Collect the statistics of a split's image sets; only rank 0 gets all of them.
 
     Args:
         split: validation or test.
-        samples: generated images per mask.
+        generated: the params with which the images were generated.
         segmenter: predicts the land cover of the images.
         spaces: feature spaces by name.
         params: all params.
-        rows: gets a row of AGREEMENT_SCHEMA for each predicted image.
+        distributed: the processes that share the work.
 
     Returns:
-        The sets by name: real, generated, untrained, sample-2, ...
+        The image sets by name: real, generated, untrained, sample-2, ... and sample-1, the first
+        samples of the masks that have several. And a row of AGREEMENT_SCHEMA for each image whose
+        land cover was predicted.
     """
-    batch, size = params.evaluate_fid.batch_size, params.image_size
-    other_samples = [f"sample-{number}" for number in range(2, samples + 1)]
-    sets = {source: ImageSet() for source in ("real", *EVALUATED_SETS, *other_samples)}
-    batches = batched(read_patches(split), batch)
-    total = -(-count_patches(split) // batch)
-    for patches in progress(batches, f"{split} evaluated", "batches", total):
-        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-        images = {
-            source: np.stack(
-                [read_generated(split, source, patch.patch_id, size) for patch in patches]
-            )
-            for source in (*EVALUATED_SETS, *other_samples)
-        }
-        images["real"] = np.stack([resize_image(patch.image, size) for patch in patches])
-        for source in ("real", *EVALUATED_SETS):
-            predictions = segmenter.predict(images[source])
-            for patch, mask, ids in zip(patches, masks, predictions, strict=True):
-                sets[source].matrices.append(confusion(mask, ids))
-                accuracy = float((mask == ids).mean())
-                row = {"split": split, "source": source, "patch_id": patch.patch_id}
-                rows.append(row | {"pixel_accuracy": accuracy})
+    rows = chosen_rows(split, generated.masks)
+    extra = set(extra_rows(rows, generated.extra_masks))
+    own_batches = distributed.share(list(batched(rows, params.evaluate_fid.batch_size)))
+    load = partial(load_batch, split, generated, extra, params.image_size)
+    loaded = map_ahead(load, own_batches, params.runtime.loaders)
+    parts = []
+    for batch in show_progress(loaded, f"{split} evaluated", len(own_batches), distributed):
+        parts.append(batch_sets(split, batch, segmenter, spaces))
+    sets: dict[str, ImageSet] = defaultdict(ImageSet)
+    agreements = []
+    for part, batch_rows in distributed.gather(parts):
+        agreements += batch_rows
+        for source, image_set in part.items():
+            sets[source].extend(image_set)
+    return sets, agreements
+
+
+def batch_sets(
+    split: str, batch: Batch, segmenter: SegmenterFeatures, spaces: FeatureSpaces
+) -> tuple[dict[str, ImageSet], list[dict[str, Any]]]:
+    """The results of `evaluation_sets` for one batch."""
+    sets: dict[str, ImageSet] = {source: ImageSet() for source in batch.images}
+    rows = []
+    for source in ("real", *EVALUATED_SETS):
+        if source not in sets:
+            continue
+        positions = batch.extra if source == "untrained" else range(len(batch.patch_ids))
+        predictions = segmenter.predict(batch.images[source])
+        for position, ids in zip(positions, predictions, strict=True):
+            mask = batch.masks[position]
+            sets[source].matrices.append(confusion(mask, ids))
+            row = {"split": split, "source": source, "patch_id": batch.patch_ids[position]}
+            rows.append(row | {"pixel_accuracy": float((mask == ids).mean())})
+    for source, image_set in sets.items():
+        image_set.add_features(batch.images[source], spaces)
+    if batch.extra:
+        first = batch.images["generated"][batch.extra]
+        sets["sample-1"] = ImageSet(
+            features={
+                name: [array[batch.extra] for array in arrays]
+                for name, arrays in sets["generated"].features.items()
+            }
+        )
         for source, image_set in sets.items():
-            image_set.add_features(images[source], spaces)
-        for source in other_samples:
-            differences = np.abs(images[source].astype(float) - images["generated"]) / 255
-            sets[source].differences += differences.mean((1, 2, 3)).tolist()
-    return sets
+            if source.startswith("sample-") and source != "sample-1":
+                difference = np.abs(batch.images[source].astype(float) - first) / 255
+                image_set.differences += difference.mean((1, 2, 3)).tolist()
+    return sets, rows
+
+
+def show_progress(
+    batches: Iterator[Loaded], description: str, count: int, distributed: Distributed
+) -> Iterator[Loaded]:
+    """Iterate over the batches, and show progress on rank 0."""
+    return progress(batches, description, "batches", count) if distributed.is_main else batches
 
 
 def evaluate(
@@ -253,9 +371,9 @@ def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
 
 def diversity(sets: dict[str, ImageSet], samples: int) -> dict[str, Any]:
     """Differences between the samples of one mask, in pixel values and in segmenter features."""
-    if samples < 2 or len(sets["generated"].all_features("judge")) < 2:
+    if samples < 2 or len(sets["sample-1"].all_features("judge")) < 2:
         return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
-    sample_sets = [sets["generated"], *(sets[f"sample-{n}"] for n in range(2, samples + 1))]
+    sample_sets = [sets[f"sample-{number}"] for number in range(1, samples + 1)]
     pixels = np.mean([sample_set.differences for sample_set in sample_sets[1:]], axis=0)
     features = spread([sample_set.all_features("judge") for sample_set in sample_sets])
     return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)

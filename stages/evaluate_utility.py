@@ -18,7 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
-from aerialdreams.data.dataset import count_patches, decode_png, open_split, read_patches
+from aerialdreams.data.dataset import (
+    Patch,
+    count_patches,
+    decode_png,
+    open_split,
+    read_patches,
+)
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.metrics import (
     agreement,
@@ -27,11 +33,12 @@ from aerialdreams.evaluation.metrics import (
     interval,
     miou_of_real,
 )
-from aerialdreams.generation.outputs import MANIFEST, read_generated
+from aerialdreams.generation.outputs import MANIFEST, chosen_rows, read_generated
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import DATASET, GENERATED, UTILITY
+from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
@@ -39,6 +46,7 @@ from aerialdreams.training.losses import class_weights
 from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
 from aerialdreams.util.batched import batched
 from aerialdreams.util.files import read_json, write_json
+from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
@@ -47,79 +55,100 @@ BATCH = 16  # test images per batch
 
 
 def main(params: Params) -> str:
-    device, stage = configure_torch(params.torch_threads), params.evaluate_utility
-    decisive_params = stage.model_dump(mode="json") | {
-        "segmenter": params.train_segmenter.model_dump(mode="json"),
-        "image_size": params.image_size,
-    }
-    rooms = ("data", "models", "training", "generation")
-    identity = training_identity(decisive_params, [DATASET, GENERATED], [__file__], rooms)
-    size, rows = params.image_size, open_split("validation")
-    real, generated = Patches(rows, size, generated=False), Patches(rows, size, generated=True)
+    configure_torch(params.compute.threads, params.compute.deterministic)
+    distributed, device = start_processes("stages.evaluate_utility", params.runtime.processes)
+    manifest = read_json(GENERATED / MANIFEST)
+    rows = open_split("validation").select(chosen_rows("validation", manifest["params"]["masks"]))
+    real = Patches(rows, params.image_size, generated=False)
+    generated = Patches(rows, params.image_size, generated=True)
     training_sets: dict[str, SegmentationPatches] = {
         "real": real,
         "generated": generated,
         "both": ConcatDataset([real, generated]),
     }
-    names = [land_cover.name for land_cover in params.classes]
-    with work_folder(scratch_dir(), "evaluate-utility", identity) as work:
+    identity = identity_of(params) if distributed.is_main else {}
+    unfinished = work_folder(scratch_dir(), "evaluate-utility", identity)
+    with distributed.shared_folder(unfinished) as work:
         # All training sets have the same masks, and so the same class weights.
         weights = class_weights(real.mask(row) for row in range(len(real)))
-        models = train_all(training_sets, weights, work, params, device)
-        report = summarise(confusion_by_seed(models, size, device), names)
-    counts = (("real", len(real)), ("generated", len(generated)), ("both", 2 * len(real)))
-    for name, count in counts:
-        report[name]["n"] = count
+        models = train_own(training_sets, weights, work, params, distributed, device)
+        matrices = distributed.gather(
+            list(confusion_matrices(models, params, distributed, device).items())
+        )
+    if not distributed.is_main:
+        return ""
+    by_set: dict[str, list[NDArray[np.int64]]] = {name: [] for name in training_sets}
+    for (name, _), counts in sorted(matrices, key=lambda entry: entry[0][1]):
+        by_set[name].append(counts)
+    report = summarise(
+        {name: np.array(by_seed) for name, by_seed in by_set.items()},
+        [land_cover.name for land_cover in params.classes],
+    )
+    sizes = {"real": len(real), "generated": len(generated), "both": 2 * len(real)}
+    for name, size in sizes.items():
+        report[name]["n"] = size
     write_json(UTILITY, report)
-    manifest = read_json(GENERATED / MANIFEST)
     log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
     scores = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in training_sets)
     count = report["real"]["n_test"]
-    return f"mIoU on {count} real test patches: {scores}; {stage.seeds} seeds"
+    seeds = params.evaluate_utility.seeds
+    return f"mIoU on {count} real test patches: {scores}; {seeds} seeds"
 
 
-def train_all(
+def identity_of(params: Params) -> dict[str, Any]:
+    """Everything that determines the weights of the segmenters; see `training_identity`."""
+    decisive_params = params.evaluate_utility.model_dump(mode="json") | {
+        "segmenter": params.train_segmenter.model_dump(mode="json"),
+        "image_size": params.image_size,
+    }
+    rooms = ("data", "models", "training", "generation")
+    return training_identity(decisive_params, [DATASET, GENERATED], [__file__], rooms)
+
+
+Key = tuple[str, int]  # name of the training set, index of the seed
+
+
+def train_own(
     training_sets: dict[str, SegmentationPatches],
     weights: torch.Tensor,
     work: Path,
     params: Params,
+    distributed: Distributed,
     device: torch.device,
-) -> dict[str, list[Segmenter]]:
-    """Train a segmenter on each set from each seed.
+) -> dict[Key, Segmenter]:
+    """Train this rank's share of the segmenters, one for each training set and seed.
 
     Args:
         training_sets: the sets by name.
         weights: class weights of the loss, (classes,).
         work: folder for checkpoints.
         params: all params.
+        distributed: the processes that share the work.
         device: where to train.
-
-    Returns:
-        The segmenters by the set's name, in order of the seeds.
     """
-    segmenter, models = params.train_segmenter, dict[str, list[Segmenter]]()
-    for seed in range(params.evaluate_utility.seeds):
+    segmenter, models = params.train_segmenter, dict[Key, Segmenter]()
+    seeds = range(params.evaluate_utility.seeds)
+    keys = [(name, index) for index in seeds for name in training_sets]
+    for name, index in distributed.share(keys):
         settings = SegmenterSettings(
-            seed=segmenter.seed + 1 + seed,
+            seed=segmenter.seed + 1 + index,
             channels=segmenter.channels,
             num_classes=len(params.classes),
             steps=params.evaluate_utility.steps,
             batch_size=segmenter.batch_size,
             learning_rate=segmenter.learning_rate,
         )
-        for name, patches in training_sets.items():
-            folder = work / f"{name}-{seed}"
-            folder.mkdir(exist_ok=True)
-            model, _ = train_segmenter(
-                patches,
-                weights,
-                settings,
-                folder,
-                params.runtime.checkpoint_every,
-                params.runtime.loaders,
-                device,
-            )
-            models.setdefault(name, []).append(model)
+        folder = work / f"{name}-{index}"
+        folder.mkdir(exist_ok=True)
+        models[name, index], _ = train_segmenter(
+            training_sets[name],
+            weights,
+            settings,
+            folder,
+            params.runtime.checkpoint_every,
+            params.runtime.loaders,
+            device,
+        )
     return models
 
 
@@ -132,46 +161,53 @@ class Patches(SegmentationPatches):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        row = self.rows[position]
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        row = self.rows[index]
         if self.generated:
             image = read_generated("validation", "generated", row["patch_id"], self.size)
         else:
-            image = resize_image(decode_png(row["image"]), self.size)
-        return image, resize_mask(decode_png(row["mask"]), self.size)
+            image = resize_image(decode_png(row["image"]["bytes"]), self.size)
+        return image, resize_mask(decode_png(row["mask"]["bytes"]), self.size)
 
-    def mask(self, position: int) -> NDArray[np.uint8]:
+    def mask(self, index: int) -> NDArray[np.uint8]:
         """One patch's mask."""
-        return resize_mask(decode_png(self.rows[position]["mask"]), self.size)
+        return resize_mask(decode_png(self.rows[index]["mask"]["bytes"]), self.size)
 
 
 @torch.no_grad()
-def confusion_by_seed(
-    segmenters: dict[str, list[Segmenter]], size: int, device: torch.device
-) -> dict[str, NDArray[np.int64]]:
-    """Test all segmenters on the real test images, in one pass over the images.
+def confusion_matrices(
+    models: dict[Key, Segmenter], params: Params, distributed: Distributed, device: torch.device
+) -> dict[Key, NDArray[np.int64]]:
+    """Test segmenters on the real test images, in one pass over the images.
 
     Args:
-        segmenters: by the name of their training set, in order of the seeds.
-        size: height and width of the images, pixels.
+        models: the segmenters.
+        params: all params.
+        distributed: the processes that share the work.
         device: where the segmenters are.
 
     Returns:
-        Confusion matrices by the name of the training set, (seeds, images, 19, 19).
+        Confusion matrices of each segmenter, (images, 19, 19).
     """
-    matrices: dict[str, list[list[NDArray[np.int64]]]]
-    matrices = {name: [[] for _ in models] for name, models in segmenters.items()}
-    batches = batched(read_patches("test"), BATCH)
-    total = -(-count_patches("test") // BATCH)
-    for patches in progress(batches, "test predicted", "batches", total):
-        images = images_to_tensor(np.stack([resize_image(patch.image, size) for patch in patches]))
-        masks = [resize_mask(patch.mask, size) for patch in patches]
-        for name, models in segmenters.items():
-            for seed, model in enumerate(models):
-                predicted = model(images.to(device)).argmax(1).cpu().numpy() + 1
-                pairs = zip(masks, predicted.astype(np.uint8), strict=True)
-                matrices[name][seed] += [confusion(mask, ids) for mask, ids in pairs]
-    return {name: np.array(by_seed) for name, by_seed in matrices.items()}
+    size = params.image_size
+
+    def load(patch: Patch) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return resize_image(patch.image, size), resize_mask(patch.mask, size)
+
+    matrices: dict[Key, list[NDArray[np.int64]]] = {key: [] for key in models}
+    batches = batched(map_ahead(load, read_patches("test"), params.runtime.loaders), BATCH)
+    if distributed.is_main:
+        total = -(-count_patches("test") // BATCH)
+        batches = progress(batches, "test images segmented", "batches", total)
+    for batch in batches:
+        images, masks = zip(*batch, strict=True)
+        inputs = images_to_tensor(np.stack(images)).to(device)
+        for key, model in models.items():
+            predicted = (model(inputs).argmax(1).cpu().numpy() + 1).astype(np.uint8)
+            matrices[key] += [
+                confusion(mask, ids) for mask, ids in zip(masks, predicted, strict=True)
+            ]
+    return {key: np.array(values) for key, values in matrices.items()}
 
 
 def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[str, Any]:

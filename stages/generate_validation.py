@@ -14,16 +14,13 @@ Writes  data/generated/{validation,test}/
 A killed run continues with the images that are complete.
 """
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from affine import Affine
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
@@ -33,31 +30,35 @@ from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.dataset import (
     Patch,
-    count_patches,
-    load_evenly_spaced,
+    evenly_spaced,
     read_patches,
     read_zones,
+    stack_patches,
 )
 from aerialdreams.data.flair import EPSG, PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.images import read_image, resize_mask, write_image
 from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
-from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST
+from aerialdreams.generation.outputs import (
+    EVALUATED_SPLITS,
+    MANIFEST,
+    chosen_rows,
+    extra_rows,
+)
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import GenerateValidation, Params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
-from aerialdreams.pipeline.distributed import init_distributed
-from aerialdreams.pipeline.launch import is_launched, launch_processes
+from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.util.batched import batched
 from aerialdreams.util.files import dvc_md5, fingerprint, write_json
+from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
-from aerialdreams.util.torch_setup import configure_torch
+from aerialdreams.util.torch_setup import configure_torch, inference_autocast
 
 CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
 
@@ -68,6 +69,15 @@ class Output(NamedTuple):
     patch: Patch
     folder: str  # generated, sample-2, style-1, untrained, ...
     request: GenerationRequest
+
+
+class Task(NamedTuple):
+    """A batch of images to generate: rows of the split, and where their images go."""
+
+    rows: list[int]
+    folder: str
+    sample: int
+    style: str
 
 
 class Models(NamedTuple):
@@ -82,28 +92,28 @@ class Models(NamedTuple):
 
 
 def main(params: Params) -> str:
-    if params.runtime.processes > 1 and not is_launched():
-        launch_processes("stages.generate_validation", params.runtime.processes)
-    configure_torch(params.torch_threads)
-    state = PartialState(cpu=not torch.cuda.is_available())
-    distributed = init_distributed(state.num_processes)
-    stage, models = params.generate_validation, load_models(params, state.device)
-    settings = [stage, params.image_size, params.torch_threads, params.classes, models.hashes]
-    key = fingerprint(settings, __file__, [DATASET]) if distributed.is_main else ""
-    unfinished = resumable_folder(GENERATED, scratch_dir(), key)
+    configure_torch(params.compute.threads, params.compute.deterministic)
+    distributed, device = start_processes("stages.generate_validation", params.runtime.processes)
+    stage, models = params.generate_validation, load_models(params, device)
+    decisive = [
+        *(stage, params.image_size, params.inference_precision, params.compute, params.classes),
+        models.hashes,
+    ]
+    key = fingerprint(decisive, __file__, [DATASET]) if distributed.is_main else ""
     counts: dict[str, int] = {}
-    with unfinished if distributed.is_main else nullcontext() as work:
-        folder = Path(distributed.broadcast(str(work) if work else None))
+    with (
+        distributed.shared_folder(resumable_folder(GENERATED, scratch_dir(), key)) as folder,
+        inference_autocast(device, params.inference_precision),
+    ):
         for split in EVALUATED_SPLITS:
-            counts[split] = count_patches(split)
-            # Batches are the same for any number of ranks, and so are the images' bytes. Each rank
-            # makes all kinds of images of its patches, so that all have the same work.
-            chosen = (distributed.rank, distributed.world_size)
-            batches = list_batches(split, stage, params.image_size, *chosen)
+            rows = chosen_rows(split, stage.masks)
+            counts[split] = len(rows)
+            # Batches are the same for any number of ranks, and so are the images' bytes.
+            tasks = list_tasks(rows, stage)
+            own = distributed.share(tasks)
+            batches = map_ahead(partial(load_batch, split, params), own, params.runtime.loaders)
             if distributed.is_main:
-                total = -(-counts[split] // (stage.batch_size * distributed.world_size))
-                total *= len(list_folders(stage))
-                batches = progress(batches, f"{split} images", "batches", total)
+                batches = progress(batches, f"{split} images", "batches", len(own))
             for batch in batches:
                 generate_outputs(folder / split, batch, models, params)
         distributed.barrier()
@@ -145,28 +155,36 @@ def list_folders(stage: GenerateValidation) -> list[tuple[str, int, str]]:
     return [("generated", 1, ""), *samples, *styles, ("untrained", 1, "")]
 
 
-def list_batches(
-    split: str, stage: GenerateValidation, size: int, rank: int, world_size: int
-) -> Iterator[list[Output]]:
-    """One rank's share of a split's images, in batches with one folder each.
+def list_tasks(rows: list[int], stage: GenerateValidation) -> list[Task]:
+    """The batches of a split: rows of one folder each.
 
-    Patches are read as they are needed.
+    Consecutive tasks are of different kinds, so that a consecutive share has its part of each.
     """
-    batches = batched(read_patches(split), stage.batch_size)
-    for patches in islice(batches, rank, None, world_size):
+    extra = extra_rows(rows, stage.extra_masks)
+    tasks = []
+    for number in range(-(-len(rows) // stage.batch_size)):
         for folder, sample, style in list_folders(stage):
-            yield [
-                Output(
-                    patch,
-                    folder,
-                    GenerationRequest(
-                        patch.patch_id if sample == 1 else f"{patch.patch_id} {sample}",
-                        resize_mask(patch.mask, size),
-                        f"{patch.caption} {style}".strip(),
-                    ),
-                )
-                for patch in patches
-            ]
+            own = rows if folder == "generated" else extra
+            batch = own[number * stage.batch_size : (number + 1) * stage.batch_size]
+            if batch:
+                tasks.append(Task(batch, folder, sample, style))
+    return tasks
+
+
+def load_batch(split: str, params: Params, task: Task) -> list[Output]:
+    """The requests of a batch."""
+    return [
+        Output(
+            patch,
+            task.folder,
+            GenerationRequest(
+                patch.patch_id if task.sample == 1 else f"{patch.patch_id} {task.sample}",
+                resize_mask(patch.mask, params.image_size),
+                f"{patch.caption} {task.style}".strip(),
+            ),
+        )
+        for patch in read_patches(split, task.rows)
+    ]
 
 
 def generate_outputs(folder: Path, batch: list[Output], models: Models, params: Params) -> None:
@@ -242,13 +260,17 @@ def write_vrts(folder: Path) -> None:
             prefix = "MSK" if kind.name == "masks" else "IMG"
             for (domain, zone), ids in zones.items():
                 files = [kind / f"{prefix}_{patch_id}.tif" for patch_id in ids]
-                if files[0].exists():
+                files = [path for path in files if path.exists()]
+                if files:
                     write_vrt(kind / f"{domain}-{zone}.vrt", files)
 
 
 def write_sheet(folder: Path, split: str, params: Params) -> None:
     """Write a sheet of some masks with their real and generated images."""
-    patches = load_evenly_spaced(split, params.generate_validation.grid_rows, params.image_size)
+    stage = params.generate_validation
+    rows = chosen_rows(split, stage.masks)
+    shown = [rows[number] for number in evenly_spaced(stage.grid_rows, len(rows))]
+    patches = stack_patches(read_patches(split, shown), params.image_size)
     paths = [folder / split / f"generated/IMG_{patch_id}.png" for patch_id in patches.patch_ids]
     columns = [list(patches.images), [read_image(path) for path in paths]]
     write_image(folder / f"{split}.png", image_grid(list(patches.masks), columns, params.classes))

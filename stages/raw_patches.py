@@ -1,48 +1,50 @@
-"""raw-patches: the tiles that everything starts from, in FLAIR's own layouts.
+"""raw-patches: the source tiles, in FLAIR's own layouts.
 
 Reads   by raw_patches.source
           sample   nothing: a small invented world is drawn from a seed
           toy      IGN's toy set, 250 patches, from IGN's storage
           full     all of FLAIR #1, 77,412 patches, from IGN's storage
           domains  some domains of FLAIR #1, from its Hugging Face release
-          folder   FLAIR as it lies on a disk: linked, never copied or changed
+          folder   FLAIR in raw_patches.folder: linked, never copied or changed
 Writes  data/raw/, with IMG_nnnnnn.tif and MSK_nnnnnn.tif in folders that name domain and zone,
-        flair-1_metadata_aerial.json, and sources.json: what it came from, with sha256
-        With source sample also sample.osm.pbf, the same ground as OpenStreetMap would have it
+        flair-1_metadata_aerial.json, and sources.json: source, archives and their sha256.
+        With source sample also sample.osm.pbf, the same ground as OpenStreetMap data
 
-Archives are kept in raw_patches.downloads: delete them when you will not need them again.
+IGN's archives are kept in raw_patches.downloads, those of the hub in the hub's cache.
 """
 
 import json
+import os
 import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
-import requests
-
-from aerialdreams.data.flair import METADATA, PATCH_NAME
-from aerialdreams.errors import UserError, WorkError
+from aerialdreams.data.flair import METADATA, PATCH_FOLDERS, PATCH_NAME, PATCH_NAME_HINT
+from aerialdreams.errors import UserError
 from aerialdreams.params import Params, RawPatches
 from aerialdreams.paths import RAW
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.sample.world import draw_zone, lay_out, write_world
-from aerialdreams.util.download import TIMEOUT, fetch, need_space, size_of
+from aerialdreams.sample.world import SAMPLE_EXTRACT, draw_zone, lay_out, write_world
+from aerialdreams.util.download import fetch, file_sha256, need_space, size_of
 from aerialdreams.util.files import (
     atomic_file,
     atomic_folder,
     fingerprint,
+    refuse_overlap,
     write_json,
 )
+from aerialdreams.util.hub import download_snapshot, list_files
 from aerialdreams.util.scratch import resumable_folder
 
 HUB_DATASET = "IGNF/FLAIR-1-2"
 HUB_FOLDERS = ("data/train-val", "data/flair#1-test")  # flair#2-test has other patches
 HUB_METADATA = "aux-data/flair_aerial_metadata.json"
+ORIGIN = "sources.json"
 STORED = {
     "toy": ["flair_1_toy_dataset.zip", "flair-1_metadata_aerial.zip"],
     "full": [
@@ -56,17 +58,8 @@ STORED = {
 MEMBERS = 500  # files of an archive that a worker unpacks at a time
 
 
-class Archive(NamedTuple):
-    """A file of a source, with what is published of it."""
-
-    url: str
-    name: str
-    size: int | None = None
-    sha256: str | None = None
-
-
 class Members(NamedTuple):
-    """Some files of an archive, and where they are to lie."""
+    """Members of an archive, and the files to unpack them to."""
 
     archive: Path
     files: list[tuple[str, Path]]
@@ -74,21 +67,21 @@ class Members(NamedTuple):
 
 def main(params: Params) -> str:
     stage = params.raw_patches
+    refuse_foreign_files()
     if stage.source == "sample":
         return draw_sample(params)
     if stage.source == "folder":
         return link_folder(Path(stage.folder))
-    archives = list_hub(stage) if stage.source == "domains" else list_storage(stage)
-    downloads = Path(stage.downloads)
-    hashes = fetch_all(archives, downloads)
-    with_hashes = [
-        {"url": archive.url, "sha256": sha256}
-        for archive, sha256 in zip(archives, hashes, strict=True)
-    ]
-    with resumable_folder(RAW, scratch_dir(), fingerprint(hashes, __file__, [])) as folder:
-        count = unpack_all([downloads / archive.name for archive in archives], folder, params)
+    archives = hub_archives(stage) if stage.source == "domains" else storage_archives(stage)
+    hashes = {path.name: sha256 for path, sha256 in archives}
+    origin: dict[str, Any] = {"source": stage.source, "files": hashes}
+    if stage.source == "domains":
+        origin |= {"repository": HUB_DATASET, "commit": archives[0][0].parents[2].name}
+    key = fingerprint(list(hashes.values()), __file__, [])
+    with resumable_folder(RAW, scratch_dir(), key) as folder:
+        count = unpack_all([path for path, _ in archives], folder, params)
         gather_metadata(folder)
-        write_json(folder / "sources.json", with_hashes)
+        write_json(folder / ORIGIN, origin)
     return f"{count} tiles unpacked from {len(archives)} archives"
 
 
@@ -107,72 +100,63 @@ def draw_sample(params: Params) -> str:
             unit="zones",
         )
         count = write_world(root, list(zones), sample.seed)
+        write_json(root / ORIGIN, {"source": "sample"})
     return f"{count} patches in {len(tasks)} zones of {len(sample.zones)} domains drawn"
 
 
-def list_storage(stage: RawPatches) -> list[Archive]:
-    """The archives of IGN's storage; it publishes no hashes, and sizes only when asked."""
-    root = stage.storage.rstrip("/")
-    return [Archive(f"{root}/{name}", name) for name in STORED[stage.source]]
+def storage_archives(stage: RawPatches) -> list[tuple[Path, str]]:
+    """Download IGN's archives; it publishes no hashes, and sizes only in response headers.
+
+    Returns:
+        Paths of the archives, and their sha256.
+    """
+    downloads, root = Path(stage.downloads), stage.storage.rstrip("/")
+    downloads.mkdir(parents=True, exist_ok=True)
+    names = STORED[stage.source]
+    missing = [name for name in names if not (downloads / name).exists()]
+    sizes = [size_of(f"{root}/{name}") or 0 for name in missing]
+    parts = [downloads / f"{name}.part" for name in missing]
+    have = sum(part.stat().st_size for part in parts if part.exists())
+    need_space(downloads, sum(sizes) - have, f"downloading {len(missing)} archives")
+    return [(downloads / name, fetch(f"{root}/{name}", downloads / name)) for name in names]
 
 
-def list_hub(stage: RawPatches) -> list[Archive]:
-    """The archives of the chosen domains, with size and sha256 from the hub's listing.
+def hub_archives(stage: RawPatches) -> list[tuple[Path, str]]:
+    """Download the archives of the chosen domains and the metadata from the Hugging Face hub.
+
+    Returns:
+        Paths of the files, and their sha256.
 
     Raises:
         UserError: FLAIR #1 has no such domain.
         WorkError: the hub cannot be reached.
     """
-    root = f"{stage.hub.rstrip('/')}/datasets/{HUB_DATASET}/resolve/{stage.hub_revision}"
-    listed = [file for folder in (*HUB_FOLDERS, "aux-data") for file in ask_hub(stage, folder)]
-    archives = {
-        PurePosixPath(file["path"]).stem: Archive(
-            f"{root}/{quote(file['path'])}",
-            PurePosixPath(file["path"]).name,
-            file["size"],
-            file.get("lfs", {}).get("oid"),
-        )
-        for file in listed
-        if file["path"].endswith(".zip") or file["path"] == HUB_METADATA
-    }
+    patterns = [f"{part}/{name}.zip" for part in HUB_FOLDERS for name in stage.domains]
+    key = "raw_patches.hub_revision"
+    root = download_snapshot(
+        key, HUB_DATASET, stage.hub_revision, [*patterns, HUB_METADATA], "dataset"
+    )
+    archives = {path.stem: path for part in HUB_FOLDERS for path in (root / part).glob("*.zip")}
     unknown = sorted(set(stage.domains) - set(archives))
     if unknown or not stage.domains:
-        have = ", ".join(sorted(name for name in archives if name.startswith("D")))
+        files = list_files(HUB_DATASET, root.name, "dataset")
+        domains = sorted(PurePosixPath(name).stem for name in files if name.startswith(HUB_FOLDERS))
         raise UserError(
-            f"raw_patches.domains: {', '.join(unknown) or 'none named'}; the hub has {have}"
+            f"raw_patches.domains: {', '.join(unknown) or 'none named'}; the hub has"
+            f" {', '.join(domains)}"
         )
-    return [archives[name] for name in [*stage.domains, PurePosixPath(HUB_METADATA).stem]]
-
-
-def ask_hub(stage: RawPatches, folder: str) -> list[dict[str, Any]]:
-    """One folder of the hub's listing (https://huggingface.co/docs/hub/api)."""
-    quoted = quote(folder)
-    url = f"{stage.hub.rstrip('/')}/api/datasets/{HUB_DATASET}/tree/{stage.hub_revision}/{quoted}"
-    try:
-        answer = requests.get(url, timeout=TIMEOUT)
-        answer.raise_for_status()
-        files: list[dict[str, Any]] = answer.json()
-    except requests.RequestException as error:
-        raise WorkError(f"{url}: {error}; see the network and raw_patches.hub_revision") from None
-    return files
-
-
-def fetch_all(archives: list[Archive], downloads: Path) -> list[str]:
-    """Have all archives in the folder; gives their sha256, in their order."""
-    downloads.mkdir(parents=True, exist_ok=True)
-    missing = [archive for archive in archives if not (downloads / archive.name).exists()]
-    sizes = [archive.size or size_of(archive.url) or 0 for archive in missing]
-    parts = [downloads / f"{archive.name}.part" for archive in missing]
-    have = sum(part.stat().st_size for part in parts if part.exists())
-    need_space(downloads, sum(sizes) - have, f"fetching {len(missing)} archives")
-    return [fetch(a.url, downloads / a.name, a.size, a.sha256) for a in archives]
+    files_needed = [*(archives[name] for name in stage.domains), root / HUB_METADATA]
+    return [(path, file_sha256(path)) for path in files_needed]
 
 
 def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
-    """Unpack tiles and metadata, each archive into a folder of its name; gives the tiles' number.
+    """Unpack tiles and metadata, each archive into a folder of its name.
 
-    That name is the domain of archives of Hugging Face, which have no folder for it inside. Files
-    that are there already are whole, from a run that was killed, and stay.
+    Archives of the hub are named after their domain and have no folder for it inside. Files that
+    exist are complete, from a run that was killed, and are kept.
+
+    Returns:
+        Number of tiles.
     """
     tasks, needed, count = [], 0, 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,10 +184,11 @@ def unpack_all(archives: list[Path], folder: Path, params: Params) -> int:
 
 
 def look_into(archive: Path, folder: Path) -> tuple[list[tuple[str, Path]], int]:
-    """Which members of an archive to unpack and where to, and their bytes.
+    """Members of an archive to unpack, with their targets, and their size in bytes.
 
     Raises:
-        UserError: it is no whole zip, or a member would lie outside, on another, or is a link.
+        UserError: it is not a complete zip file, or a member is a link, occurs twice or would be
+            written outside the folder.
     """
     files: dict[Path, str] = {}
     size = 0
@@ -212,14 +197,17 @@ def look_into(archive: Path, folder: Path) -> tuple[list[tuple[str, Path]], int]
             members = opened.infolist()
     except zipfile.BadZipFile as error:
         raise UserError(
-            f"{archive}: no whole zip ({error}); remove it, `dvc repro` fetches it again"
+            f"{archive}: not a complete zip file ({error}); delete it, `dvc repro` downloads it"
+            " again"
         ) from None
     for member in members:
         path = PurePosixPath(member.filename)
         if not PATCH_NAME.fullmatch(path.name) and not is_metadata(path.name):
             continue
         if path.is_absolute() or ".." in path.parts or "\\" in member.filename:
-            raise UserError(f"{archive}: {member.filename} leads out of its folder; not unpacked")
+            raise UserError(
+                f"{archive}: {member.filename} would be written outside its folder; not unpacked"
+            )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(f"{archive}: {member.filename} is a link; not unpacked")
         if folder / path in files:
@@ -230,12 +218,12 @@ def look_into(archive: Path, folder: Path) -> tuple[list[tuple[str, Path]], int]
 
 
 def is_metadata(name: str) -> bool:
-    """Whether a file is IGN's metadata of the patches, by its name in the one release or other."""
+    """Whether a file is IGN's metadata of the patches, by its name in either release."""
     return name.startswith("flair") and name.endswith(".json") and "metadata" in name
 
 
 def unpack(task: Members) -> None:
-    """Unpack some members; each is written beside its place and checked by the archive's CRC.
+    """Unpack members; each is checked by the archive's CRC and complete or absent.
 
     Raises:
         UserError: a member is damaged.
@@ -253,8 +241,8 @@ def unpack(task: Members) -> None:
                     shutil.copyfileobj(source, file, 1 << 20)
             except (zipfile.BadZipFile, EOFError, zlib.error) as error:
                 raise UserError(
-                    f"{task.archive}: {name} is damaged ({error}); remove the archive and its"
-                    " .sha256, `dvc repro` fetches it again"
+                    f"{task.archive}: {name} is damaged ({error}); delete the archive and its"
+                    " .sha256, `dvc repro` downloads it again"
                 ) from None
 
 
@@ -262,36 +250,104 @@ def link_folder(source: Path) -> str:
     """Link all tiles below a folder into data/raw, in folders of the same names.
 
     Raises:
-        UserError: there is no such folder, or no tile in it.
+        UserError: there is no such folder, it overlaps data/raw, or it holds no tile.
     """
     if not source.is_dir():
-        raise UserError(f"raw_patches.folder: {str(source)!r} is no folder; name where FLAIR lies")
-    tiles = sorted(path for path in source.rglob("*.tif") if PATCH_NAME.fullmatch(path.name))
+        raise UserError(f"raw_patches.folder: {str(source)!r} is not a folder; name FLAIR's")
+    tiles: dict[PurePosixPath, Path] = {}
+    metadata = []
+    for path in files_below(source):
+        relative = PurePosixPath(path.relative_to(source).as_posix())
+        if PATCH_NAME.fullmatch(relative.stem.upper() + relative.suffix.lower()):
+            # Later stages look for exactly these names.
+            target = relative.with_name(relative.stem.upper() + relative.suffix.lower())
+            if target in tiles:
+                raise UserError(f"{path}: {tiles[target]} has the same name but for its case")
+            tiles[target] = path
+        elif is_metadata(path.name):
+            metadata.append(path)
     if not tiles:
-        raise UserError(f"{source}: no IMG_nnnnnn.tif or MSK_nnnnnn.tif in it or its folders")
-    metadata = sorted(path for path in source.rglob("*.json") if is_metadata(path.name))
+        raise UserError(f"{source}: no {PATCH_NAME_HINT} in it or its folders")
+    for path in (source, *tiles.values()):
+        refuse_overlap("raw_patches.folder", path, RAW)
     with atomic_folder(RAW) as root:
-        for path in [*tiles, *metadata]:
-            target = root / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path.resolve())
-        gather_metadata(root)
-    return f"{len(tiles)} tiles of {source} linked"
+        for target, path in tiles.items():
+            (root / target).parent.mkdir(parents=True, exist_ok=True)
+            (root / target).symlink_to(path.resolve())
+        write_json(root / ORIGIN, {"source": "folder"})
+        joined = join_metadata(metadata)
+        if metadata:
+            write_json(root / METADATA, joined)
+    domains = {match[1] for target in tiles if (match := PATCH_FOLDERS.fullmatch(str(target)))}
+    return f"{len(tiles)} tiles of {len(domains)} domains in {source} linked"
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder and its folders, sorted; links to folders are followed, each folder once.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    seen: set[Path] = set()
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = Path(root).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(root) / name for name in sorted(files))
+
+
+def refuse_foreign_files() -> None:
+    """Make sure that data/raw holds nothing but what this stage wrote there before.
+
+    Raises:
+        UserError: it holds other files, which would be lost.
+    """
+    if not RAW.is_dir() or not any(RAW.iterdir()):
+        return
+    known = (ORIGIN, METADATA, SAMPLE_EXTRACT)
+    foreign = [
+        path
+        for path in files_below(RAW)
+        if path.name not in known and not PATCH_NAME.fullmatch(path.name)
+    ]
+    if foreign or not (RAW / ORIGIN).exists():
+        raise UserError(
+            f"{foreign[0] if foreign else RAW}: was not written by the pipeline and would be lost,"
+            f" for {RAW} is replaced; move it elsewhere (for tiles, name their new folder in"
+            " raw_patches.folder), or delete it"
+        )
 
 
 def gather_metadata(root: Path) -> None:
     """Join the metadata files below a folder into one at its top, where there are any."""
-    found = [path for path in sorted(root.rglob("*.json")) if is_metadata(path.name)]
-    joined: dict[str, Any] = {}
-    for path in found:
-        try:
-            joined |= json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
-    for path in found:
+    paths = [path for path in sorted(root.rglob("*.json")) if is_metadata(path.name)]
+    joined = join_metadata(paths)
+    for path in paths:
         path.unlink()
-    if found:
+    if paths:
         write_json(root / METADATA, joined)
+
+
+def join_metadata(paths: list[Path]) -> dict[str, Any]:
+    """The entries of IGN's metadata files, by patch.
+
+    Raises:
+        UserError: a file is not valid JSON.
+    """
+    joined: dict[str, Any] = {}
+    for path in paths:
+        try:
+            joined |= json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error}); get it again") from None
+    return joined
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def main(params: Params) -> str:
     stage = params.train_controlnet
     if stage.processes > 1 and not is_launched():
         launch_processes("stages.train_controlnet", stage.processes)
-    configure_torch(params.torch_threads)
+    configure_torch(params.compute.threads, params.compute.deterministic)
     training = set_up(params)
     is_main = training.distributed.is_main
     unfinished = work_folder(scratch_dir(), "train-controlnet", identity_of(params))

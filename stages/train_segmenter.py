@@ -21,7 +21,7 @@ from aerialdreams.data.images import (
     resize_mask,
 )
 from aerialdreams.data.index import read_index
-from aerialdreams.models.ign_segmenter import IgnSegmenter
+from aerialdreams.models.ign_segmenter import WEIGHTS_FILE, IgnSegmenter
 from aerialdreams.params import Params
 from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
 from aerialdreams.pipeline.identity import training_identity
@@ -29,8 +29,9 @@ from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import class_weights
 from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
-from aerialdreams.util.download import have_file
-from aerialdreams.util.files import atomic_folder
+from aerialdreams.util.download import check_sha256
+from aerialdreams.util.files import atomic_folder, refuse_overlap
+from aerialdreams.util.hub import download_snapshot
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
@@ -38,8 +39,11 @@ from aerialdreams.util.torch_setup import configure_torch
 
 def main(params: Params) -> str:
     if params.train_segmenter.source == "ign":
-        return take_igns(params)
-    device, stage = configure_torch(params.torch_threads), params.train_segmenter
+        return save_ign_segmenter(params)
+    device, stage = (
+        configure_torch(params.compute.threads, params.compute.deterministic),
+        params.train_segmenter,
+    )
     settings = SegmenterSettings(
         seed=stage.seed,
         channels=stage.channels,
@@ -74,10 +78,16 @@ def main(params: Params) -> str:
     )
 
 
-def take_igns(params: Params) -> str:
-    """IGN's published segmenter as the judge."""
+def save_ign_segmenter(params: Params) -> str:
+    """Save IGN's published segmenter as the segmenter of this pipeline."""
     ign = params.train_segmenter.ign
-    path = have_file(ign.weights, Path(params.raw_patches.downloads), ign.sha256)
+    if ign.file:
+        path = Path(ign.file)
+        refuse_overlap("train_segmenter.ign.file", path, SEGMENTER)
+    else:
+        key = "train_segmenter.ign.id"
+        path = download_snapshot(key, ign.id, ign.revision, [WEIGHTS_FILE]) / WEIGHTS_FILE
+    check_sha256(path, ign.sha256)
     model = IgnSegmenter.from_checkpoint(path)
     with atomic_folder(SEGMENTER) as folder:
         model.save(folder)

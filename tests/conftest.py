@@ -10,7 +10,6 @@ import pytest
 
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
-from aerialdreams.pipeline import portable_arithmetic
 from stages import patch_index
 from tests.overpass_server import FakeServer, recorded_responses, serve_overpass
 
@@ -18,9 +17,6 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data"  # invented, in the exact formats of the real data
 SHARED = ROOT.parent / "shared" / "data"
 
-
-# Stages that tests call in this process give the bytes of those that run in their own.
-portable_arithmetic.use_portable_kernels()
 
 # Fixtures that run the whole pipeline.
 PIPELINE_FIXTURES = {"whole", "storage", "project"}

@@ -4,7 +4,8 @@ A split is train, validation or test; `folder` is the dataset's folder.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,28 +29,39 @@ COLUMNS = [
 ]
 
 
-class Patch(NamedTuple):
+@dataclass(frozen=True)
+class Patch:
     """One row of the dataset.
 
     Attributes:
         patch_id: six digits.
-        image: RGB, 0 to 255, (height, width, 3).
-        mask: class ids, (height, width).
         caption: the patch's caption.
         captions: one caption per template.
         domain: its domain's name.
         zone: its zone's name, unique within the domain.
         origin: x and y of the north-west corner in the dataset's CRS (see `data.flair`), metres.
+        image_png: the image, undecoded.
+        mask_png: the mask, undecoded.
     """
 
     patch_id: str
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
     caption: str
     captions: list[str]
     domain: str
     zone: str
     origin: tuple[float, float]
+    image_png: bytes = field(repr=False)
+    mask_png: bytes = field(repr=False)
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """RGB, 0 to 255, (height, width, 3); decoded at each access."""
+        return decode_png(self.image_png)
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """Class ids, (height, width); decoded at each access."""
+        return decode_png(self.mask_png)
 
 
 class Split(NamedTuple):
@@ -82,19 +94,46 @@ def shard_paths(split: str, folder: Path = DATASET) -> list[Path]:
     return paths
 
 
-def read_patches(split: str, folder: Path = DATASET) -> Iterator[Patch]:
-    """The patches of a split in order of patch_id, read lazily.
+def read_patches(
+    split: str, rows: Sequence[int] | None = None, folder: Path = DATASET
+) -> Iterator[Patch]:
+    """Patches of a split in order of patch_id, read lazily.
+
+    Args:
+        split: train, validation or test.
+        rows: numbers of the rows to read, ascending; None for all. Shards that hold none of them
+            are not read.
+        folder: of the dataset.
 
     Raises:
         UserError: a shard is missing or damaged.
     """
-    for path in shard_paths(split, folder):
-        yield from read_shard(path)
+    paths = shard_paths(split, folder)
+    if rows is None:
+        for path in paths:
+            yield from read_shard(path)
+        return
+    first = position = 0
+    for path in paths:
+        end = first + _num_rows(path)
+        wanted = set[int]()
+        while position < len(rows) and rows[position] < end:
+            wanted.add(rows[position] - first)
+            position += 1
+        if wanted:
+            yield from map(_to_patch, _read_rows(path, wanted=wanted))
+        first = end
 
 
 def count_patches(split: str, folder: Path = DATASET) -> int:
     """The number of patches in a split."""
     return sum(_num_rows(path) for path in shard_paths(split, folder))
+
+
+def evenly_spaced(count: int, total: int) -> list[int]:
+    """`count` of the numbers 0 to total - 1, spread evenly; all of them if count is 0 or larger."""
+    count = min(count or total, total)
+    return [number * total // count for number in range(count)]
 
 
 def read_shard(path: Path) -> Iterator[Patch]:
@@ -128,51 +167,51 @@ def _num_rows(path: Path) -> int:
 def _to_patch(row: dict[str, Any]) -> Patch:
     return Patch(
         patch_id=row["patch_id"],
-        image=decode_png(row["image"]),
-        mask=decode_png(row["mask"]),
         caption=row["caption"],
         captions=row["captions"],
         domain=row["domain"],
         zone=row["zone"],
         origin=(row["origin_x"], row["origin_y"]),
+        image_png=row["image"]["bytes"],
+        mask_png=row["mask"]["bytes"],
     )
 
 
-def _read_rows(path: Path, columns: list[str] = COLUMNS) -> Iterator[dict[str, Any]]:
+def _read_rows(
+    path: Path, columns: list[str] = COLUMNS, wanted: set[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a shard, or those with the wanted numbers; other row groups are not read."""
     try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=16, columns=columns):
-            yield from batch.to_pylist()
+        file = pq.ParquetFile(path)
+        first = 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if wanted is None or not wanted.isdisjoint(range(first, end)):
+                number = first
+                for batch in file.iter_batches(16, row_groups=[group], columns=columns):
+                    numbers = range(number, number + len(batch))
+                    if wanted is not None:
+                        batch = batch.take([n - number for n in numbers if n in wanted])
+                    yield from batch.to_pylist()
+                    number = numbers.stop
+            first = end
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `dvc checkout {DATASET}`") from None
 
 
 def load_split(split: str, size: int, folder: Path = DATASET) -> Split:
     """A whole split in memory, resized to `size` x `size` pixels."""
-    return stack_patches(read_patches(split, folder), size)
+    return stack_patches(read_patches(split, folder=folder), size)
+
+
+def evenly_spaced_patches(split: str, count: int, folder: Path = DATASET) -> Iterator[Patch]:
+    """`count` patches spread evenly over a split, or all if it has fewer, read lazily."""
+    return read_patches(split, evenly_spaced(count, count_patches(split, folder)), folder)
 
 
 def load_evenly_spaced(split: str, count: int, size: int, folder: Path = DATASET) -> Split:
     """`evenly_spaced_patches` in memory, resized to `size` x `size` pixels."""
     return stack_patches(evenly_spaced_patches(split, count, folder), size)
-
-
-def evenly_spaced_patches(split: str, count: int, folder: Path = DATASET) -> Iterator[Patch]:
-    """`count` patches spread evenly over a split, or all if it has fewer, read lazily.
-
-    Shards that hold none of them are not read.
-    """
-    paths = shard_paths(split, folder)
-    lengths = [_num_rows(path) for path in paths]
-    total = sum(lengths)
-    count = min(count, total)
-    chosen = {number * total // count for number in range(count)}
-    first = 0
-    for path, length in zip(paths, lengths, strict=True):
-        if not chosen.isdisjoint(range(first, first + length)):
-            for number, row in enumerate(_read_rows(path), first):
-                if number in chosen:
-                    yield _to_patch(row)
-        first += length
 
 
 def open_split(split: str, folder: Path = DATASET) -> "Dataset":
@@ -205,14 +244,14 @@ def stack_patches(patches: Iterable[Patch], size: int) -> Split:
     return Split(patch_ids, np.stack(images), np.stack(masks), captions)
 
 
-def decode_png(value: dict[str, Any]) -> NDArray[np.uint8]:
+def decode_png(png: bytes) -> NDArray[np.uint8]:
     """Decode an image or a mask of the dataset.
 
     Args:
-        value: a value of the column `image` or `mask`; its key `bytes` holds a PNG.
+        png: the `bytes` of a value of the column `image` or `mask`.
 
     Returns:
         RGB, (height, width, 3), or class ids, (height, width).
     """
-    with Image.open(io.BytesIO(value["bytes"])) as image:
+    with Image.open(io.BytesIO(png)) as image:
         return np.array(image)

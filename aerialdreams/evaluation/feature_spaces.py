@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from aerialdreams.models.segmenter import load_segmenter
 from aerialdreams.models.tensors import images_to_tensor
-from aerialdreams.util.download import have_file
+from aerialdreams.util.download import local_or_downloaded
 
 Images = NDArray[np.uint8]  # RGB, (batch, height, width, 3)
 
@@ -80,5 +80,5 @@ def load_inception(
     """
     if not weights:
         return None
-    path = have_file(weights, downloads, sha256)
+    path = local_or_downloaded(weights, downloads, sha256)
     return InceptionFeatures(path, device)

@@ -22,6 +22,9 @@ MEAN = (105.08, 110.87, 101.82)
 DEVIATION = (52.17, 45.38, 44.00)
 
 
+WEIGHTS_FILE = "FLAIR-INC_rgb_15cl_resnet34-unet_weights.pth"  # of IGN's repository
+
+
 PREFIX = "model.seg_model."  # of weight names in IGN's checkpoint
 
 

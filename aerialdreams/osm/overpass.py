@@ -10,7 +10,6 @@ import hashlib
 import json
 import random
 import re
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -19,11 +18,13 @@ from urllib.parse import urlsplit
 import numpy as np
 import overpy
 import requests
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.osm.features import Element, ZoneFeatures, zone_features
 from aerialdreams.osm.zones import SearchRadius, Zone
 from aerialdreams.util.files import atomic_file
+from aerialdreams.util.retries import report_retry
 
 ATTEMPTS = 6  # per query
 PARTIAL_ATTEMPTS = 2  # attempts that return a partial response, before the zone is split
@@ -60,6 +61,23 @@ out tags geom;
 (way["building"]({zone}); rel["building"]({zone}););
 out tags center;
 """
+
+
+class _TransientError(Exception):
+    """A failure after which a retry may succeed, after at least `wait` seconds."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds before the next attempt."""
+    error = state.outcome.exception() if state.outcome else None
+    seconds = min(MIN_WAIT * 2 ** (state.attempt_number - 1), MAX_WAIT)
+    if isinstance(error, _TransientError):
+        seconds = max(seconds, error.wait)
+    return seconds * random.uniform(1.0, 1.5)  # spreads clients that failed at the same moment
 
 
 class PartialResponseError(Exception):
@@ -159,42 +177,52 @@ class Overpass:
             partial.write_bytes(gzip.compress(body, mtime=0))
 
     def _request(self, zone: Zone) -> bytes:
-        """Request a zone until a complete response arrives, at most ATTEMPTS times."""
-        text, partial_count, problem = query(zone, self.radius), 0, ""
-        for attempt in range(ATTEMPTS):
-            wait = min(MIN_WAIT * 2**attempt, MAX_WAIT)
-            try:
-                status, content_type, retry_after, body = self._send(text)
-            except requests.RequestException as error:
-                problem = _plain_text(str(error))
-            else:
-                if status == 200 and "html" not in content_type:
-                    defect = defect_of(body)
-                    if defect is None:
-                        return body
-                    if defect.startswith("remark: "):
-                        partial_count += 1
-                        if partial_count == PARTIAL_ATTEMPTS:
-                            raise PartialResponseError(defect)
-                    problem = defect
-                elif status in (200, 408, 425, 429) or status >= 500:
-                    problem = f"HTTP {status}: {_plain_text(body.decode(errors='replace'))}"
-                    if status in (200, 429):  # too many requests, or an HTML page that says so
-                        wait = max(MIN_HOLD, wait, min(retry_after, MAX_HOLD))
-                else:
-                    raise UserError(
-                        f"{self.server}: refused the query for {zone}: HTTP {status}:"
-                        f" {_plain_text(body.decode(errors='replace'))}; check"
-                        " osm_metadata.overpass (server, user_agent) in params.yaml"
-                    )
-            if attempt + 1 < ATTEMPTS:
-                wait *= random.uniform(1.0, 1.5)  # spreads clients that failed at the same moment
-                print(f"{zone}: {problem}; retrying in {wait:.0f} s", file=sys.stderr, flush=True)
-                time.sleep(wait)
-        raise WorkError(
-            f"{self.server}: no complete response for {zone} in {ATTEMPTS} attempts, the last:"
-            f" {problem}; complete responses are kept, `dvc repro` continues with them"
+        """Request a zone until a complete response arrives, at most `ATTEMPTS` times.
+
+        Raises:
+            PartialResponseError: the server aborted the query `PARTIAL_ATTEMPTS` times.
+            UserError: the server refuses the query.
+            WorkError: no attempt returned a complete response.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type((requests.RequestException, _TransientError)),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_wait,
+            before_sleep=report_retry(str(zone)),
+            sleep=time.sleep,
+            reraise=True,
         )
+        partial_count = 0
+
+        def attempt() -> bytes:
+            nonlocal partial_count
+            status, content_type, retry_after, body = self._send(query(zone, self.radius))
+            text = f"HTTP {status}: {_plain_text(body.decode(errors='replace'))}"
+            if status == 200 and "html" not in content_type:
+                defect = defect_of(body)
+                if defect is None:
+                    return body
+                partial_count += defect.startswith("remark: ")
+                if partial_count == PARTIAL_ATTEMPTS:
+                    raise PartialResponseError(defect)
+                raise _TransientError(defect)
+            if status in (200, 429):  # too many requests, or an HTML page that says so
+                raise _TransientError(text, max(MIN_HOLD, min(retry_after, MAX_HOLD)))
+            if status in (408, 425) or status >= 500:
+                raise _TransientError(text)
+            raise UserError(
+                f"{self.server}: refused the query for {zone}: {text}; check"
+                " osm_metadata.overpass (server, user_agent) in params.yaml"
+            )
+
+        try:
+            return retrying(attempt)
+        except (requests.RequestException, _TransientError) as error:
+            raise WorkError(
+                f"{self.server}: no complete response for {zone} in {ATTEMPTS} attempts, the last:"
+                f" {_plain_text(str(error))}; complete responses are kept, `dvc repro` continues"
+                " with them"
+            ) from None
 
     def _send(self, text: str) -> tuple[int, str, float, bytes]:
         """Send a query; return status, content type, seconds of Retry-After (or 0) and body."""

@@ -23,6 +23,7 @@ from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
+from aerialdreams.paths import CONTROLNET
 from aerialdreams.pipeline.distributed import Distributed, init_distributed
 from aerialdreams.training.checkpoint import Checkpoint
 from aerialdreams.training.controlnet import (
@@ -40,6 +41,7 @@ from aerialdreams.training.latents import (
     TrainingSource,
 )
 from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins
+from aerialdreams.util.files import refuse_overlap
 from aerialdreams.util.torch_setup import DTYPES
 
 
@@ -97,7 +99,9 @@ def set_up(params: Params) -> Training:
     conditioning = MaskConditioning(stage.conditioning, tuple(params.classes))
     model = new_controlled_unet(base, conditioning, stage.embedding_channels, stage.seed)
     if stage.warm_start.folder:
-        warm_start(model, Path(stage.warm_start.folder), stage.warm_start.md5)
+        other = Path(stage.warm_start.folder)
+        refuse_overlap("train_controlnet.warm_start.folder", other, CONTROLNET)
+        warm_start(model, other, stage.warm_start.md5)
     set_memory_options(model, stage.gradient_checkpointing, stage.attention)
     model.to(device)
     weights = [*model.controlnet.parameters()]

@@ -5,9 +5,12 @@ Libraries read most of these variables once, when they are loaded, so they are s
 inherit them. A variable that the user has set keeps its value.
 """
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
+
+import yaml
 
 from aerialdreams.pipeline import portable_arithmetic
 
@@ -29,15 +32,24 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 STAGE_VARIABLES = {
-    # The caches of the Hugging Face libraries belong to the project, not to the home directory.
-    "HF_HOME": str(Path("scratch/huggingface").resolve()),
-    # Loading local models and data makes no request to the hub.
-    "HF_HUB_OFFLINE": "1",
+    # What `datasets` caches belongs to the project. Only downloads from the hub go to its cache in
+    # the home directory (HF_HOME), which all projects share.
+    "HF_DATASETS_CACHE": str(Path("scratch/huggingface/datasets").resolve()),
+    "HF_MODULES_CACHE": str(Path("scratch/huggingface/modules").resolve()),
 }
+
+
+# Conda, QGIS and PostGIS set these for their own libraries. rasterio's wheel brings its data along,
+# and with another installation's data every CRS is unknown.
+GEOSPATIAL_DATA = ("PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "GDAL_DRIVER_PATH")
 
 
 def set_up_command() -> None:
     """Set what the `aerialdreams` command needs. Call it before other libraries are imported."""
+    rasterio = importlib.util.find_spec("rasterio")
+    if rasterio and rasterio.origin and (Path(rasterio.origin).parent / "proj_data").is_dir():
+        for name in GEOSPATIAL_DATA:
+            os.environ.pop(name, None)
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # MLflow's database migrations
@@ -48,4 +60,13 @@ def set_up_stage() -> None:
     set_up_command()
     for name, value in STAGE_VARIABLES.items():
         os.environ.setdefault(name, value)
-    portable_arithmetic.set_instruction_caps()
+    if _portable_requested(Path("params.yaml")):
+        portable_arithmetic.set_instruction_caps()
+
+
+def _portable_requested(path: Path) -> bool:
+    """Whether params ask for portable arithmetic; `load_params` reports their errors, later."""
+    try:
+        return bool(yaml.safe_load(path.read_text(encoding="utf-8"))["compute"]["portable"])
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        return False

@@ -8,7 +8,7 @@ from typing import NoReturn
 from aerialdreams.errors import FAILED, INTERRUPTED
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SHUTDOWN_TIMEOUT = 120  # seconds for the processes to finish their step and save
+SHUTDOWN_TIMEOUT = 3600  # seconds; each process ends itself sooner, see runtime.grace
 
 
 def is_launched() -> bool:

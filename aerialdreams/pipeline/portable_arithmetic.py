@@ -1,23 +1,22 @@
-"""Equal trained weights, bit for bit, on all x86 CPUs, whoever made them. For stages only.
+"""Equal trained weights, bit for bit, on all x86 CPUs with AVX2. For stages with compute.portable.
 
 What: the instruction sets that torch's and NumPy's libraries may use are capped at AVX2, and three
 kinds of torch operation on a CPU are computed by other kernels than torch's own: square roots by
 NumPy, matrix products (mm, addmm) of float32 by oneDNN.
 
 Why: floating-point sums depend on the order of their terms, and each library picks it by the
-instructions of the CPU that it runs on. The default run is compared with committed results on
-machines of several makers, so the stages settle for the instructions that all x86 CPUs since 2015
-have. MKL, which torch uses for roots and matrix products, keeps AVX2 for Intel's CPUs; elsewhere
-its only reproducible mode is COMPATIBLE, which is SSE2 (Intel, oneMKL Developer Guide, "Obtaining
-Numerically Reproducible Results"). On matrix products that mode is several times slower than
-oneDNN with AVX2, and its square roots start from the CPU's own estimate (RSQRTPS), which differs
-between makers, so neither is left to MKL. What else torch takes from MKL stays in that mode.
+instructions of the CPU that it runs on. To give equal results on machines of several makers, the
+stages settle for the instructions that all x86 CPUs since 2015 have. MKL, which torch uses for
+roots and matrix products, keeps AVX2 for Intel's CPUs; elsewhere its only reproducible mode is
+COMPATIBLE, which is SSE2 (Intel, oneMKL Developer Guide, "Obtaining Numerically Reproducible
+Results"). On matrix products that mode is several times slower than oneDNN with AVX2, and its
+square roots start from the CPU's own estimate (RSQRTPS), which differs between makers, so neither
+is left to MKL. What else torch takes from MKL stays in that mode.
 
-Cost: measured by benchmarks/portable_arithmetic.py, last in results/portable_arithmetic.json there.
-benchmarks/other_cpus.py checks the equality on emulated CPUs.
+Cost: a third more time on CPUs with AVX-512, so it is off by default; measured by
+benchmarks/portable_arithmetic.py. benchmarks/other_cpus.py checks the equality on emulated CPUs.
 
-Not covered: GPUs, other processors than x86, code that torch.compile generates. To turn the caps
-off, set the variables of `INSTRUCTION_CAPS` yourself; values that you have set are kept.
+Not covered: GPUs, other processors than x86, code that torch.compile generates.
 """
 
 import os

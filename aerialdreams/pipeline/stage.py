@@ -19,11 +19,12 @@ import psutil
 
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.params import Params, load_params
+from aerialdreams.paths import BASE, EVALUATION, RAW
 from aerialdreams.pipeline import portable_arithmetic
 from aerialdreams.pipeline.launch import is_launched
+from aerialdreams.util.saving import is_saving
 
-GRACE = 6.0  # seconds for a stage whose `dvc` is gone to save its state
-LOCK_TIMEOUT = GRACE + 4.0  # seconds to wait for such a stage's lock
+LOCK_MARGIN = 4.0  # seconds to wait for a stage's lock, beside the grace of an orphaned one
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_PERMISSION = (errno.EACCES, errno.EROFS)
 
@@ -56,21 +57,22 @@ def run_stage(name: str, doc: str | None, main: Callable[[Params], str]) -> None
         " files are wrong, 3 interrupted (the next run resumes from what was saved).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    _end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    if "torch" in sys.modules:  # imported by the stages that compute with it
-        portable_arithmetic.use_portable_kernels()
     sys.exit(_run(name, main))
 
 
 def _run(name: str, main: Callable[[Params], str]) -> int:
     began = time.monotonic()
     try:
+        _refuse_linked_folders()
         params = load_params()
+        _end_with_parent(params.runtime.grace)
+        if params.compute.portable and "torch" in sys.modules:
+            portable_arithmetic.use_portable_kernels()
         if is_launched():  # the process that launched this rank holds the lock
             summary = main(params)
         else:
-            with _lock(name):
+            with _lock(name, params.runtime.grace + LOCK_MARGIN):
                 summary = main(params)
     except UserError as error:
         return _fail(name, str(error), USER_ERROR)
@@ -117,12 +119,27 @@ def _fail_unforeseen(name: str, error: Exception) -> int:
     return _fail(name, message, FAILED)
 
 
+def _refuse_linked_folders() -> None:
+    """Check, before any work, that DVC will be able to handle the outputs.
+
+    Raises:
+        UserError: a folder of the outputs is a link, which DVC does not accept.
+    """
+    for folder in (RAW.parent, RAW, BASE.parent, EVALUATION.parent):
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder}: is a link, which DVC does not accept for outputs; remove the link. For"
+                " more space put the whole project, or DVC's cache (`dvc cache dir`), on a larger"
+                " disk, or make `scratch` or `downloads` a link"
+            )
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 @contextmanager
-def _lock(name: str) -> Iterator[None]:
+def _lock(name: str, timeout: float) -> Iterator[None]:
     """Hold the stage's lock, so that no two processes write the same outputs.
 
     The lock file lies beside the outputs, not in `scratch_dir()`, because experiments in folders of
@@ -134,7 +151,7 @@ def _lock(name: str) -> Iterator[None]:
     folder = Path("scratch")
     folder.mkdir(exist_ok=True)
     with (folder / f"{name}.lock").open("w") as file:
-        deadline = time.monotonic() + LOCK_TIMEOUT
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,7 +165,7 @@ def _lock(name: str) -> Iterator[None]:
         yield
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(grace: float) -> None:
     """End this process when the `dvc`, or the launching stage, that it descends from has ended.
 
     A killed `dvc` leaves its stage running, and the next `dvc repro` would start a second process
@@ -162,11 +179,15 @@ def _end_with_parent() -> None:
             continue
         launcher = is_launched() and any(word.startswith("stages.") for word in command)
         if launcher or any(Path(word).name == "dvc" for word in command[:3]):
-            threading.Thread(target=_end_after, args=(ancestor,), daemon=True).start()
+            threading.Thread(target=_end_after, args=(ancestor, grace), daemon=True).start()
             return
 
 
-def _end_after(ancestor: psutil.Process) -> None:
+def _end_after(ancestor: psutil.Process, grace: float) -> None:
+    """Interrupt this process when another has ended, and kill it `grace` seconds later.
+
+    Seconds in which it saves its state do not count.
+    """
     # is_running() also compares start times, in case the process id has been reused. It counts a
     # zombie, which its own parent has not waited for yet, as running.
     try:
@@ -175,5 +196,8 @@ def _end_after(ancestor: psutil.Process) -> None:
     except psutil.NoSuchProcess:
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
+    while grace > 0:
+        time.sleep(0.2)
+        if not is_saving():
+            grace -= 0.2
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,6 +15,7 @@ from aerialdreams.sample.openstreetmap import ZoneRoads, write_extract
 from aerialdreams.sample.photograph import photograph
 from aerialdreams.util.files import write_json
 
+SAMPLE_EXTRACT = "sample.osm.pbf"
 # The CRS of most masks of FLAIR #1: the name of Lambert-93, without its EPSG code or projection.
 MASK_CRS = (
     'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
@@ -49,7 +50,7 @@ def write_world(root: Path, zones: list[tuple[ZoneRoads, dict[str, Any]]], seed:
     """
     metadata = {key: entry for _, entries in zones for key, entry in entries.items()}
     write_json(root / METADATA, metadata)
-    write_extract(root / "sample.osm.pbf", [roads for roads, _ in zones], seed)
+    write_extract(root / SAMPLE_EXTRACT, [roads for roads, _ in zones], seed)
     return len(metadata)
 
 

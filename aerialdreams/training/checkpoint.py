@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from aerialdreams.errors import WorkError
+from aerialdreams.util.saving import saving
 
 CPU = torch.device("cpu")
 
@@ -65,9 +66,11 @@ class Checkpoint:
             WorkError: the checkpoint before this one could not be written.
         """
         self.wait()
-        states = {name: _to_cpu(part.state_dict()) for name, part in self.parts.items()}
-        self._writer = threading.Thread(target=self._write, args=({"step": step, "parts": states},))
-        self._writer.start()
+        with saving():
+            states = {name: _to_cpu(part.state_dict()) for name, part in self.parts.items()}
+            state = {"step": step, "parts": states}
+            self._writer = threading.Thread(target=self._write, args=(state,))
+            self._writer.start()
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on disk.
@@ -83,6 +86,7 @@ class Checkpoint:
             self._error = None
             raise WorkError(f"{self.path}: cannot be written ({reason}); free some space") from None
 
+    @saving()
     def _write(self, state: dict[str, Any]) -> None:
         partial = self.path.with_suffix(".partial")
         try:

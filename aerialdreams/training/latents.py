@@ -109,8 +109,12 @@ class ImageSource:
         images, masks, captions = [], [], []
         for row, orientation, caption in samples:
             patch = self._dataset[row]
-            images.append(orient(resize_image(decode_png(patch["image"]), self._size), orientation))
-            masks.append(orient(resize_mask(decode_png(patch["mask"]), self._size), orientation))
+            images.append(
+                orient(resize_image(decode_png(patch["image"]["bytes"]), self._size), orientation)
+            )
+            masks.append(
+                orient(resize_mask(decode_png(patch["mask"]["bytes"]), self._size), orientation)
+            )
             captions.append("" if caption < 0 else patch["captions"][caption])
         return {
             "image": torch.from_numpy(np.stack(images)),

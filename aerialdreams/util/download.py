@@ -1,132 +1,137 @@
-"""Downloads over flaky networks: they go on where they were cut, and are whole or not there."""
+"""Downloads over HTTP that resume where they were cut; a file is complete or absent."""
 
 import hashlib
-import random
 import re
 import shutil
-import time
+import sys
 from pathlib import Path
 
 import requests
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.util.progress import progress
+from aerialdreams.util.retries import report_retry
 
-CHUNK = 1_000_000  # bytes between looks at the progress
-
-
-ATTEMPTS = 8  # in a row that bring nothing before we give up
-
-
-WAIT = 1.0  # seconds before the second attempt; doubled with each that brings nothing
-
-
-LONGEST_WAIT = 120.0
-
-
+CHUNK = 1_000_000  # bytes between updates of the progress
+ATTEMPTS = 8  # in a row that bring nothing
+WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds before the second attempt, doubled with each; at most
 TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two reads
+RETRIED = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that may change a little later
 
 
-AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a little later
+class _TransientError(Exception):
+    """A response that another attempt may improve on."""
 
 
 def fetch(url: str, path: Path, size: int | None = None, sha256: str | None = None) -> str:
-    """Have the file of an address at `path`, from as many attempts and runs as it takes.
+    """Download a file to `path`, in as many attempts and runs as it takes.
 
-    What came so far lies beside it as `NAME.part`; `NAME.sha256` is written when the file is whole
-    and says that nobody need read it again.
+    Until it is complete, what has arrived is in `NAME.part`. `NAME.sha256` is written with the
+    complete file and saves reading it again.
 
     Args:
-        url: its address, http or https.
-        path: where it is to lie. A file that is there already is checked and kept.
-        size: its bytes, where they are published.
-        sha256: its hash, where it is published.
+        url: http or https.
+        path: where to write it. A file that is there already is checked and kept.
+        size: its size in bytes, where published.
+        sha256: its hash, where published.
 
     Returns:
         The file's sha256.
 
     Raises:
-        UserError: the server refuses the address, or a file that lies at `path` is another one.
-        WorkError: the server cannot be reached, or what it sent is not what is published.
+        UserError: the server refuses the URL, or a different file is at `path`.
+        WorkError: the server cannot be reached, or the file is not the published one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = path.with_name(f"{path.name}.sha256")
-    if path.exists() and known.exists():
-        found = known.read_text().split()[0]
+    recorded = path.with_name(f"{path.name}.sha256")
+    if path.exists() and recorded.exists():
+        actual = recorded.read_text().split()[0]
     elif path.exists():
-        found = file_sha256(path)
+        actual = file_sha256(path)
     else:
         partial = path.with_name(f"{path.name}.part")
         _receive(url, partial, size)
-        found = file_sha256(partial)
-        if sha256 and found != sha256:
+        actual = file_sha256(partial)
+        if sha256 and actual != sha256:
             partial.unlink()
             raise WorkError(
-                f"{url}: what came has sha256 {found}, published is {sha256}; it was thrown away,"
-                " `dvc repro` fetches it anew"
+                f"{url}: the download has sha256 {actual}, published is {sha256}; it was deleted,"
+                " `dvc repro` downloads it again"
             )
         partial.replace(path)
-    if (sha256 and found != sha256) or (size and path.stat().st_size != size):
+    if (sha256 and actual != sha256) or (size and path.stat().st_size != size):
         raise UserError(
-            f"{path}: is not the file that {url} names (sha256 {found}, {path.stat().st_size}"
-            f" bytes; published: {sha256 or 'no sha256'}, {size or '?'} bytes); move it away"
+            f"{path}: is not the file at {url} (sha256 {actual}, {path.stat().st_size} bytes;"
+            f" published: {sha256 or 'no sha256'}, {size or '?'} bytes); move it away"
         )
-    known.write_text(f"{found}  {path.name}\n")
-    return found
+    recorded.write_text(f"{actual}  {path.name}\n")
+    return actual
 
 
-def have_file(place: str, downloads: Path, sha256: str) -> Path:
-    """A published file, by its path or its address, with its hash checked.
+def local_or_downloaded(source: str, downloads: Path, sha256: str) -> Path:
+    """A published file by its path or URL, its hash checked.
 
     Args:
-        place: a path, or an address (http or https), from which it is fetched once.
-        downloads: where a fetched file is kept.
-        sha256: its hash.
+        source: a path, or a URL (http or https) that is downloaded once.
+        downloads: folder for downloaded files.
+        sha256: the file's hash.
 
     Raises:
-        UserError: there is no such file, or it is another one.
-        WorkError: it cannot be fetched.
+        UserError: the file is missing or has another hash.
+        WorkError: it cannot be downloaded.
     """
-    if re.match("https?://", place):
-        path = downloads / place.rpartition("/")[2]
-        fetch(place, path, sha256=sha256)
+    if re.match("https?://", source):
+        path = downloads / source.rpartition("/")[2]
+        fetch(source, path, sha256=sha256)
         return path
-    path = Path(place)
-    if not path.is_file():
-        raise UserError(f"{path}: not found; put the file there, or give its address")
-    found = file_sha256(path)
-    if found != sha256:
-        raise UserError(
-            f"{path}: sha256 is {found}, params ask for {sha256}; put the right file there"
-        )
+    path = Path(source)
+    check_sha256(path, sha256)
     return path
 
 
-def size_of(url: str) -> int | None:
-    """How many bytes a server says that a file has, if it says it.
+def check_sha256(path: Path, sha256: str) -> None:
+    """Check a file's hash.
 
     Raises:
-        UserError: the server refuses the address.
+        UserError: the file is missing or has another hash.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found; put the file there, or name its URL")
+    actual = file_sha256(path)
+    if actual != sha256:
+        raise UserError(
+            f"{path}: sha256 is {actual}, params.yaml has {sha256}; put the right file there"
+        )
+
+
+def size_of(url: str) -> int | None:
+    """Size of a file in bytes, if the server says it.
+
+    Raises:
+        UserError: the server refuses the URL.
         WorkError: it cannot be reached.
     """
-    headers = {"Accept-Encoding": "identity"}
-    for attempt in range(ATTEMPTS):
-        try:
-            with requests.head(url, headers=headers, timeout=TIMEOUT, allow_redirects=True) as head:
-                _refused(head)
-                if head.ok:
-                    length = head.headers.get("Content-Length")
-                    return int(length) if length else None
-                reason = f"{head.status_code} {head.reason}"
-        except requests.RequestException as error:
-            reason = _cause(error)
-        if attempt + 1 < ATTEMPTS:
-            _wait(attempt)
-    raise WorkError(f"{url}: {reason}, {ATTEMPTS} times; see the network, then `dvc repro`")
+
+    def head() -> int | None:
+        headers = {"Accept-Encoding": "identity"}
+        with requests.head(url, headers=headers, timeout=TIMEOUT, allow_redirects=True) as response:
+            _raise_if_refused(response)
+            if not response.ok:
+                raise _TransientError(f"{response.status_code} {response.reason}")
+            length = response.headers.get("Content-Length")
+            return int(length) if length else None
+
+    try:
+        return _retrying(url)(head)
+    except (requests.RequestException, _TransientError) as error:
+        raise WorkError(
+            f"{url}: {_cause(error)}, {ATTEMPTS} times; check the network and run `dvc repro` again"
+        ) from None
 
 
-def need_space(folder: Path, needed: int, what: str) -> None:
-    """Stop before the work where it cannot end.
+def need_space(folder: Path, needed: int, task: str) -> None:
+    """Fail early if a disk is too small.
 
     Raises:
         WorkError: the folder's disk has less than `needed` bytes free.
@@ -134,94 +139,112 @@ def need_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise WorkError(
-            f"{folder}: {what} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some"
-            " space or link the folder to a larger disk"
+            f"{folder}: {task} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some"
+            " space or name a folder on a larger disk"
         )
 
 
 def _receive(url: str, partial: Path, size: int | None) -> None:
-    """Fill `partial` from where it ends, again and again until it has all of the file."""
-    failures = 0
-    while failures < ATTEMPTS:
-        had = partial.stat().st_size if partial.exists() else 0
-        if size and had > size:
-            partial.unlink()  # of a larger file that was there before
-            continue
+    """Append to `partial` until it is complete, in as many requests as that takes."""
+    while True:
         try:
-            reason = _attempt(url, partial, had, size)
-        except requests.RequestException as error:
-            reason = _cause(error)
-        if not reason:
-            return
-        have = partial.stat().st_size if partial.exists() else 0
-        failures = 0 if have > had else failures + 1
-        if failures < ATTEMPTS:
-            _wait(failures)
-    raise WorkError(
-        f"{url}: {reason}, {ATTEMPTS} times in a row; what came is kept, `dvc repro` goes on from"
-        " there"
+            # Attempts are counted anew after each request that brought some bytes.
+            if _retrying(url)(_attempt, url, partial, size):
+                return
+        except (requests.RequestException, _TransientError) as error:
+            raise WorkError(
+                f"{url}: {_cause(error)}, {ATTEMPTS} times in a row; what has arrived is kept, and"
+                " `dvc repro` continues from there"
+            ) from None
+
+
+def _retrying(subject: str) -> Retrying:
+    """Up to ATTEMPTS attempts, longer and longer apart, with a line for each."""
+    return Retrying(
+        retry=retry_if_exception_type((requests.RequestException, _TransientError)),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(WAIT, LONGEST_WAIT),
+        before_sleep=report_retry(subject),
+        reraise=True,
     )
 
 
-def _attempt(url: str, partial: Path, had: int, size: int | None) -> str | None:
-    """One request; gives None when the file is whole, else what went wrong."""
-    mark = partial.with_name(f"{partial.name}.etag")
+def _attempt(url: str, partial: Path, size: int | None) -> bool:
+    """Make one request and append its body to `partial`.
+
+    Returns:
+        True if the file is complete, False if the connection was cut after some bytes.
+
+    Raises:
+        _TransientError, requests.RequestException: nothing arrived.
+    """
+    have = partial.stat().st_size if partial.exists() else 0
+    if size and have > size:  # of a larger file that was at this URL before
+        partial.unlink()
+        have = 0
+    try:
+        return _request(url, partial, have, size)
+    except requests.RequestException as error:
+        if partial.exists() and partial.stat().st_size > have:
+            print(f"{url}: {_cause(error)}; continuing", file=sys.stderr, flush=True)
+            return False
+        raise
+
+
+def _request(url: str, partial: Path, have: int, size: int | None) -> bool:
+    """See `_attempt`; `have` is the number of bytes in `partial`."""
+    etag = partial.with_name(f"{partial.name}.etag")
     headers = {"Accept-Encoding": "identity"}
-    if had:
-        headers["Range"] = f"bytes={had}-"
-        if mark.exists():  # and the file is still the one whose beginning we have; else all of it
-            headers["If-Range"] = mark.read_text()
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing behind what we have: whole, or of another file
-            if answer.headers.get("Content-Range") == f"bytes */{had}" and size in (None, had):
-                return None
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if etag.exists():  # a file that has changed since is sent whole
+            headers["If-Range"] = etag.read_text()
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:  # no bytes after ours: complete, or of another file
+            if response.headers.get("Content-Range") == f"bytes */{have}" and size in (None, have):
+                return True
             partial.unlink()
-            return "the server's file is shorter than what came of it"
-        _refused(answer)
-        if answer.status_code not in (200, 206):
-            return f"{answer.status_code} {answer.reason}"
-        goes_on = answer.status_code == 206
-        start, total = (had if goes_on else 0), _total(answer)
-        if goes_on and not answer.headers.get("Content-Range", "").startswith(f"bytes {had}-"):
+            raise _TransientError("the server's file is shorter than what had arrived of it")
+        _raise_if_refused(response)
+        if response.status_code not in (200, 206):
+            raise _TransientError(f"{response.status_code} {response.reason}")
+        resumes = response.status_code == 206
+        start, total = (have if resumes else 0), _total(response)
+        if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             partial.unlink()
-            return "the server sent another range than was asked for"
+            raise _TransientError("the server sent another range than requested")
         if size and total and total != size:
             raise WorkError(f"{url}: the server's file has {total} bytes, published are {size}")
-        if answer.headers.get("ETag"):
-            mark.write_text(answer.headers["ETag"])
+        if response.headers.get("ETag"):
+            etag.write_text(response.headers["ETag"])
         count = -(-total // CHUNK) if total else 0
-        with partial.open("ab" if goes_on else "wb") as file:
-            chunks = answer.iter_content(CHUNK)
+        with partial.open("ab" if resumes else "wb") as file:
+            chunks = response.iter_content(CHUNK)
             name = partial.name.removesuffix(".part")
             for chunk in progress(chunks, name, "MB", count, start // CHUNK):
                 file.write(chunk)
-    have = partial.stat().st_size
-    if total and have != total:
-        return f"the answer ended after {have} of {total} bytes"
-    mark.unlink(missing_ok=True)
-    return None
+    if total and partial.stat().st_size != total:
+        raise requests.ConnectionError(f"cut after {partial.stat().st_size} of {total} bytes")
+    etag.unlink(missing_ok=True)
+    return True
 
 
-def _total(answer: requests.Response) -> int | None:
-    """The whole file's bytes, by an answer with all of it or with a part."""
-    if answer.status_code == 206:
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+def _total(response: requests.Response) -> int | None:
+    """Size of the whole file in bytes, by a whole or a partial response."""
+    if response.status_code == 206:
+        total = response.headers.get("Content-Range", "").rpartition("/")[2]
         return int(total) if total.isdigit() else None
-    length = answer.headers.get("Content-Length")
+    length = response.headers.get("Content-Length")
     return int(length) if length else None
 
 
-def _refused(answer: requests.Response) -> None:
-    if 400 <= answer.status_code < 500 and answer.status_code not in (*AGAIN, 416):
+def _raise_if_refused(response: requests.Response) -> None:
+    status = response.status_code
+    if 400 <= status < 500 and status not in (*RETRIED, 416):
         raise UserError(
-            f"{answer.url}: the server answers {answer.status_code} {answer.reason}; see the"
-            " address and the names in params.yaml"
+            f"{response.url}: the server answers {status} {response.reason}; check the URL and the"
+            " names in params.yaml"
         )
-
-
-def _wait(failures: int) -> None:
-    """Wait before another attempt, longer after each that brought nothing, never in step."""
-    time.sleep(min(LONGEST_WAIT, WAIT * 2**failures) * random.uniform(0.5, 1))
 
 
 def _cause(error: BaseException) -> str:
@@ -232,7 +255,7 @@ def _cause(error: BaseException) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file, with progress: it may have 50 GB."""
+    """SHA-256 of a file, with progress: archives have up to 50 GB."""
     digest, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as file:
         chunks = iter(lambda: file.read(16 * CHUNK), b"")

@@ -57,6 +57,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def refuse_overlap(key: str, path: Path, output: Path) -> None:
+    """Make sure that replacing an output deletes none of the user's files.
+
+    Args:
+        key: the params key that names `path`, for the message.
+        path: what a stage reads.
+        output: folder that the stage replaces.
+
+    Raises:
+        UserError: one is, holds or lies in the other, links resolved.
+    """
+    source, target = path.resolve(), output.resolve()
+    if source.is_relative_to(target) or target.is_relative_to(source):
+        raise UserError(
+            f"{key}: {path} is, holds or lies in {output}, which this stage replaces; move your"
+            " files to a folder outside of it, such as data/external, and name that"
+        )
+
+
 def write_json(path: Path, value: object) -> None:
     """Write indented JSON in UTF-8; equal values give equal bytes.
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -11,15 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from aerialdreams.errors import UserError, WorkError
+from aerialdreams.errors import UserError
 from aerialdreams.params import Params
 from aerialdreams.util import download
 from stages import patch_index, raw_patches
 from tests.conftest import DATA, changed
+from tests.hub import COMMIT, Hub, serve_hub
 from tests.server import Site, serve
-
-HUB = "datasets/IGNF/FLAIR-1-2/resolve/main"
-LISTING = "api/datasets/IGNF/FLAIR-1-2/tree/main"
 
 
 @pytest.fixture
@@ -73,9 +72,9 @@ def test_all_of_flair_from_igns_storage(site: Site, params: Params) -> None:
     have = {path.name: path.read_bytes() for path in Path("data/raw").rglob("*.tif")}
     assert have == want
     sources = json.loads(Path("data/raw/sources.json").read_text())
-    assert [s["sha256"] for s in sources] == [
-        hashlib.sha256(site.files[name]).hexdigest() for name in raw_patches.STORED["full"]
-    ]
+    assert sources["files"] == {
+        name: hashlib.sha256(site.files[name]).hexdigest() for name in raw_patches.STORED["full"]
+    }
     assert not any(path.is_dir() for path in Path("scratch").glob("raw-*"))
     # Nothing is fetched twice, and the same comes out.
     asked = len(site.requests)
@@ -98,44 +97,41 @@ def test_the_index_reads_igns_layout(site: Site, params: Params) -> None:
     assert len(pairs) == 3
 
 
-def fill_hub(site: Site) -> list[str]:
-    """The Hugging Face release, a zip a domain without a folder for it; gives the domains."""
+@pytest.fixture
+def hub(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hugging Face release: a zip for each domain, without a folder for it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workdir / "hub"))
     root = DATA / "flair"
-    domains = sorted(path.name for path in root.glob("D*"))
-    listing = []
-    for domain in domains:
-        members = {"sen/SEN2_data.npy": b"not wanted"}
-        for path in (root / domain).glob("Z*/*/*.tif"):
-            part = "aerial" if path.name.startswith("IMG") else "labels"
-            members[f"{part}/{path.parts[-3]}/{path.name}"] = path.read_bytes()
-        body = zipped(members)
-        site.files[f"{HUB}/data/train-val/{domain}.zip"] = body
-        listing.append(
-            {
-                "type": "file",
-                "path": f"data/train-val/{domain}.zip",
-                "size": len(body),
-                "lfs": {"oid": hashlib.sha256(body).hexdigest(), "size": len(body)},
-            }
-        )
-    metadata = (root / "flair-1_metadata_aerial.json").read_bytes()
-    site.files[f"{HUB}/{raw_patches.HUB_METADATA}"] = metadata
-    aux = {"type": "file", "path": raw_patches.HUB_METADATA, "size": len(metadata)}
-    site.files[f"{LISTING}/data/train-val"] = json.dumps(listing).encode()
-    site.files[f"{LISTING}/data/flair#1-test"] = b"[]"
-    site.files[f"{LISTING}/aux-data"] = json.dumps([aux]).encode()
-    return domains
+    with serve_hub(f"datasets/{raw_patches.HUB_DATASET}", monkeypatch) as running:
+        for folder in root.glob("D*"):
+            members = {"sen/SEN2_data.npy": b"of another task"}
+            for path in folder.glob("Z*/*/*.tif"):
+                part = "aerial" if path.name.startswith("IMG") else "labels"
+                members[f"{part}/{path.parts[-3]}/{path.name}"] = path.read_bytes()
+            running.files[f"data/train-val/{folder.name}.zip"] = zipped(members)
+        metadata = (root / "flair-1_metadata_aerial.json").read_bytes()
+        running.files[raw_patches.HUB_METADATA] = metadata
+        running.files["data/flair#2-test/D075_2021.zip"] = b"of another task"
+        yield running
 
 
-def some(params: Params, site: Site, domains: list[str]) -> Params:
-    return changed(params, raw_patches={"source": "domains", "hub": site.url, "domains": domains})
+def domains_of(hub: Hub) -> list[str]:
+    return sorted(Path(name).stem for name in hub.files if name.startswith("data/train-val"))
 
 
-def test_domains_from_hugging_face(site: Site, params: Params) -> None:
-    domains = fill_hub(site)
-    summary = raw_patches.main(some(params, site, domains))
+def some(params: Params, domains: list[str]) -> Params:
+    return changed(params, raw_patches={"source": "domains", "domains": domains})
+
+
+def test_domains_from_hugging_face(hub: Hub, params: Params) -> None:
+    domains = domains_of(hub)
+    summary = raw_patches.main(some(params, domains))
     assert summary == f"6 tiles unpacked from {len(domains) + 1} archives"
     assert not list(Path("data/raw").rglob("*.npy"))
+    origin = json.loads(Path("data/raw/sources.json").read_text())
+    assert (origin["repository"], origin["commit"]) == ("IGNF/FLAIR-1-2", COMMIT)
+    sha256 = hashlib.sha256(hub.files[f"data/train-val/{domains[0]}.zip"]).hexdigest()
+    assert origin["files"][f"{domains[0]}.zip"] == sha256
     metadata = json.loads(Path("data/raw/flair-1_metadata_aerial.json").read_text())
     assert metadata == json.loads((DATA / "flair/flair-1_metadata_aerial.json").read_text())
     for pair in patch_index.find_pairs(Path("data/raw"), metadata):
@@ -145,20 +141,11 @@ def test_domains_from_hugging_face(site: Site, params: Params) -> None:
         assert row["date"] == metadata[f"IMG_{pair.patch_id}"]["date"]
 
 
-def test_a_domain_that_flair_has_not(site: Site, params: Params) -> None:
-    fill_hub(site)
+def test_a_domain_that_flair_does_not_have(hub: Hub, params: Params) -> None:
     with pytest.raises(UserError, match=r"raw_patches\.domains: D999_2021; the hub has D0"):
-        raw_patches.main(some(params, site, ["D999_2021"]))
+        raw_patches.main(some(params, ["D999_2021"]))
     with pytest.raises(UserError, match="none named"):
-        raw_patches.main(some(params, site, []))
-
-
-def test_a_published_hash_is_checked(site: Site, params: Params) -> None:
-    domains = fill_hub(site)
-    path = f"{HUB}/data/train-val/{domains[0]}.zip"
-    site.files[path] = site.files[path][:-1] + b"x"
-    with pytest.raises(WorkError, match=rf"{domains[0]}\.zip: what came has sha256"):
-        raw_patches.main(some(params, site, domains))
+        raw_patches.main(some(params, []))
     assert not Path("data/raw").exists()
 
 
@@ -175,18 +162,76 @@ def test_a_folder_is_linked_and_left_as_it_is(
     (disk / "flair_toy_metadata.json").write_text(metadata)
     before = {path: path.stat().st_mtime_ns for path in disk.rglob("*")}
     linked = changed(params, raw_patches={"source": "folder", "folder": str(disk)})
-    assert raw_patches.main(linked) == f"6 tiles of {disk} linked"
+    assert raw_patches.main(linked) == f"6 tiles of 3 domains in {disk} linked"
     assert all(path.is_symlink() for path in Path("data/raw").rglob("*.tif"))
     assert len(patch_index.find_pairs(Path("data/raw"), {})) == 3
     raw_patches.main(linked)  # again: what was linked is not touched
     assert {path: path.stat().st_mtime_ns for path in disk.rglob("*")} == before
-    with pytest.raises(UserError, match=r"raw_patches\.folder: 'nowhere' is no folder"):
+    with pytest.raises(UserError, match=r"raw_patches\.folder: 'nowhere' is not a folder"):
         raw_patches.main(changed(params, raw_patches={"source": "folder", "folder": "nowhere"}))
-    Path("data/empty").mkdir()
+    Path("empty").mkdir()
     with pytest.raises(UserError, match=r"no IMG_nnnnnn\.tif"):
-        raw_patches.main(
-            changed(params, raw_patches={"source": "folder", "folder": str(workdir / "data/empty")})
-        )
+        raw_patches.main(changed(params, raw_patches={"source": "folder", "folder": "empty"}))
+
+
+def copy_tiles(folder: Path) -> None:
+    for part in ("img", "msk"):
+        for name, body in tiles(part).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(body)
+
+
+def of_folder(params: Params, folder: str) -> Params:
+    return changed(params, raw_patches={"source": "folder", "folder": folder})
+
+
+def test_links_to_folders_are_followed_and_upper_case_names_are_taken(
+    workdir: Path, params: Params
+) -> None:
+    copy_tiles(workdir / "disk1")
+    domain = sorted((workdir / "disk1").glob("D*"))[0]
+    shutil.move(domain, workdir / "disk2")
+    domain.symlink_to(workdir / "disk2")
+    (workdir / "disk2/loop").symlink_to(workdir / "disk2")
+    image = next(path for path in (workdir / "disk2").rglob("IMG_*.tif"))
+    image.rename(image.with_suffix(".TIF"))
+    assert raw_patches.main(of_folder(params, "disk1")) == "6 tiles of 3 domains in disk1 linked"
+    assert len(patch_index.find_pairs(Path("data/raw"), {})) == 3
+
+
+@pytest.mark.parametrize("folder", ["data/raw", "data", ".", "data/raw/D004_2021", "link"])
+def test_tiles_in_the_place_of_the_output_are_not_touched(
+    workdir: Path, params: Params, folder: str
+) -> None:
+    copy_tiles(Path("data/raw"))
+    Path("link").symlink_to("data/raw")
+    before = {path: path.read_bytes() for path in Path("data/raw").rglob("*.tif")}
+    for source in (of_folder(params, folder), params):  # as params of the sample, too
+        with pytest.raises(
+            UserError, match=r"data/raw.*(was not written by the pipeline|replaces)"
+        ):
+            raw_patches.main(source)
+    assert {path: path.read_bytes() for path in Path("data/raw").rglob("*.tif")} == before
+    assert not any(path.is_symlink() for path in Path("data/raw").rglob("*"))
+    shutil.move("data/raw", "mine")
+    raw_patches.main(of_folder(params, "mine"))
+    # Nor are they by links that lead back into the output, or files put there afterwards.
+    Path("back").mkdir()
+    for path in Path("data/raw").rglob("*.tif"):
+        (Path("back") / path.name).symlink_to(path.absolute())
+    shutil.rmtree("mine")
+    copy_tiles(Path("data/raw/mine"))
+    with pytest.raises(UserError, match=r"replaces"):
+        raw_patches.main(of_folder(params, "data/raw/mine"))
+    assert len(list(Path("data/raw/mine").rglob("*.tif"))) == 6
+
+
+def test_other_files_in_the_output_are_kept(workdir: Path, params: Params) -> None:
+    raw_patches.main(params)
+    Path("data/raw/france.osm.pbf").write_bytes(b"my extract")
+    with pytest.raises(UserError, match=r"data/raw/france\.osm\.pbf: was not written by the pipe"):
+        raw_patches.main(params)
+    assert Path("data/raw/france.osm.pbf").exists()
 
 
 def link(name: str) -> bytes:
@@ -201,10 +246,10 @@ def link(name: str) -> bytes:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (zipped({"../../IMG_000001.tif": b"x"}), "leads out of its folder"),
-        (zipped({"/IMG_000001.tif": b"x"}), "leads out of its folder"),
+        (zipped({"../../IMG_000001.tif": b"x"}), "would be written outside its folder"),
+        (zipped({"/IMG_000001.tif": b"x"}), "would be written outside its folder"),
         (link("Z1_UA/IMG_000001.tif"), "is a link"),
-        (b"PK\x03\x04 cut", "no whole zip"),
+        (b"PK\x03\x04 cut", "not a complete zip file"),
     ],
 )
 def test_archives_that_are_not_unpacked(workdir: Path, body: bytes, message: str) -> None:

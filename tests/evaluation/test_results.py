@@ -14,6 +14,7 @@ from aerialdreams.data.dataset import read_patches
 from aerialdreams.data.images import read_image, resize_image, resize_mask, write_image
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
 from aerialdreams.params import load_params
+from aerialdreams.pipeline.distributed import SINGLE_PROCESS
 from stages import evaluate_FID
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -36,8 +37,10 @@ def test_evaluation_of_images_with_known_quality(
             write_image(generated / f"IMG_{patch.patch_id}.png", image)
         segmenter = SegmenterFeatures(torch.device("cpu"))
         spaces = {"judge": segmenter}
-        train = evaluate_FID.train_features(spaces, params)
-        sets = evaluate_FID.evaluation_sets("validation", 2, segmenter, spaces, params, [])
+        train = evaluate_FID.train_features(spaces, params, SINGLE_PROCESS)
+        sets, _ = evaluate_FID.evaluation_sets(
+            "validation", params.generate_validation, segmenter, spaces, params, SINGLE_PROCESS
+        )
         report: dict = evaluate_FID.evaluate(sets, train, 2, params)
         return report
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from aerialdreams.errors import UserError, WorkError
+from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.models.stable_diffusion import (
     StableDiffusion,
@@ -32,7 +33,7 @@ from aerialdreams.training.controlnet import per_sample_loss
 from aerialdreams.training.latents import ControlNetBatches, Draws, LatentSource
 from stages import base_model, encode_latents
 from tests.conftest import changed
-from tests.server import Site, serve
+from tests.hub import COMMIT, Hub, serve_hub
 from tests.tiny import conditioning_of, new_model, sampling_of
 
 # What tells the families apart (their repositories' configs): scheduler, prediction, text encoder.
@@ -100,7 +101,7 @@ def save_family(name: str, folder: Path, params: Params) -> None:
 
 
 def of_folder(params: Params, folder: Path) -> Params:
-    return changed(params, base_model={"source": "folder", "folder": str(folder)})
+    return changed(params, base_model={"source": "folder", "input": str(folder)})
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -153,9 +154,9 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
 def test_a_folder_without_a_part_is_named(workdir: Path, params: Params) -> None:
     save_family("sd15", workdir / "theirs", params)
     (workdir / "theirs/unet/diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"no base model .*diffusion_pytorch_model"):
+    with pytest.raises(UserError, match=r"theirs/unet: has no diffusion_pytorch_model\.saf"):
         base_model.main(of_folder(params, workdir / "theirs"))
-    with pytest.raises(UserError, match=r"base_model\.folder: 'nowhere' is no folder"):
+    with pytest.raises(UserError, match=r"base_model\.input: 'nowhere' is not a folder"):
         base_model.main(of_folder(params, Path("nowhere")))
     (workdir / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: has no vae, text_encoder, tokenizer, unet, sched"):
@@ -163,64 +164,134 @@ def test_a_folder_without_a_part_is_named(workdir: Path, params: Params) -> None
     assert not Path("models/base").exists()
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+Break = Callable[[Path], object]
 
 
-@pytest.fixture
-def hub(workdir: Path, params: Params) -> Iterator[Site]:
-    """A hub with one model, listed as the real one lists (huggingface.co/docs/hub/api)."""
-    save_family("sd21-base", workdir / "theirs", params)
-    with serve() as site:
-        listed = []
-        for path in sorted((workdir / "theirs").rglob("*")):
-            if not path.is_file():
-                continue
-            name, body = path.relative_to(workdir / "theirs").as_posix(), path.read_bytes()
-            entry: dict[str, Any] = {"rfilename": name, "size": len(body)}
-            if name.endswith(".safetensors"):
-                entry["lfs"] = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
-            listed.append(entry)
-            site.files[f"our/model/resolve/{COMMIT}/{name}"] = body
-        answer = json.dumps({"sha": COMMIT, "siblings": listed}).encode()
-        site.files["api/models/our/model/revision/main?blobs=true"] = answer
-        yield site
+def rename_weights(folder: Path, suffix: str) -> None:
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_name(path.name.replace(".safetensors", suffix)))
 
 
-def of_hub(params: Params, site: Site) -> Params:
-    return changed(params, base_model={"source": "hub", "id": "our/model", "hub": site.url})
+def edit_config(folder: Path, part: str, **values: object) -> None:
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_model_of_the_hub(hub: Site, workdir: Path, params: Params) -> None:
-    hub.faults = ["", "cut 2000", "503"]
-    said = base_model.main(of_hub(params, hub))
-    assert said.startswith("our/model at 0123456789ab: VAE of")
-    about = json.loads(Path("models/base/source.json").read_text())
-    assert (about["id"], about["commit"], about["license"]) == ("our/model", COMMIT, "openrail++")
-    assert not any("ckpt" in path or "fp16" in path for _, path, _ in hub.requests)
-    base: StableDiffusion = load_stable_diffusion()
-    assert base.text_encoder.config.hidden_size == FAMILIES["sd21-base"]["width"]
-    # Again: one look at the listing, and no file.
-    hub.requests.clear()
-    base_model.main(of_hub(params, hub))
-    assert [path for _, path, _ in hub.requests] == [
-        "api/models/our/model/revision/main?blobs=true"
-    ]
+def replace_unet(folder: Path, **values: Any) -> None:
+    shutil.rmtree(folder / "unet")
+    UNet2DConditionModel(
+        block_out_channels=(8, 8),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=4,
+        **{"cross_attention_dim": 24} | values,
+    ).save_pretrained(folder / "unet")
 
 
-def test_wrong_bytes_of_the_hub_are_refused(hub: Site, params: Params) -> None:
-    name = f"our/model/resolve/{COMMIT}/unet/diffusion_pytorch_model.safetensors"
-    body = bytearray(hub.files[name])
-    body[-1] ^= 1
-    hub.files[name] = bytes(body)
-    with pytest.raises(WorkError, match=r"model\.safetensors: what came has sha256"):
-        base_model.main(of_hub(params, hub))
+def cut(folder: Path) -> None:
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+BROKEN: dict[str, tuple[Break, str]] = {
+    "fp16_only": (lambda f: rename_weights(f, ".fp16.safetensors"), "full precision, only .*fp16"),
+    "bin_only": (lambda f: rename_weights(f, ".bin"), r"full precision, only .*\.bin; .*convert"),
+    "lfs": (
+        lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(POINTER),
+        r"is a Git LFS pointer; run `git lfs pull`",
+    ),
+    "truncated": (cut, "unet"),
+    "inpainting": (lambda f: replace_unet(f, in_channels=9), "UNet takes 9 channels"),
+    "out": (lambda f: replace_unet(f, out_channels=8), "UNet gives 8 channels"),
+    "sdxl": (
+        lambda f: replace_unet(
+            f,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=64,
+        ),
+        "second text encoder or image sizes, as SDXL",
+    ),
+    "other_text": (lambda f: replace_unet(f, cross_attention_dim=32), "has width 24 and its UNet"),
+    "labels": (lambda f: replace_unet(f, num_class_embeds=4), "class labels"),
+    "sample": (lambda f: edit_config(f, "scheduler", prediction_type="sample"), "'sample'"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_models_that_do_not_fit_are_refused_by_name(
+    name: str, workdir: Path, params: Params
+) -> None:
+    save_family("sd15", workdir / "theirs", params)
+    shutil.rmtree(workdir / "theirs/safety_checker")
+    (workdir / "theirs/unet/diffusion_pytorch_model.fp16.safetensors").unlink()
+    spoil, message = BROKEN[name]
+    spoil(workdir / "theirs")
+    with pytest.raises(UserError, match=message) as caught:
+        base_model.main(of_folder(params, workdir / "theirs"))
+    assert "theirs" in str(caught.value)
+    assert "base.partial" not in str(caught.value)
     assert not Path("models/base").exists()
 
 
-def test_a_model_that_is_gone_or_a_hub_that_is_not_there(hub: Site, params: Params) -> None:
-    gone = changed(of_hub(params, hub), base_model={"id": "stabilityai/stable-diffusion-2-1"})
-    with pytest.raises(UserError, match=r"404; it is gone .*Manojb/stable-diffusion-2-1-base has"):
-        base_model.main(gone)
-    nowhere = changed(of_hub(params, hub), base_model={"hub": "http://127.0.0.1:9"})
-    with pytest.raises(WorkError, match=r"cannot be reached .* set base_model\.source to folder"):
-        base_model.main(nowhere)
+def test_shards_and_linked_parts_are_taken(workdir: Path, params: Params) -> None:
+    save_family("sd15", workdir / "theirs", params)
+    unet = UNet2DConditionModel.from_pretrained(workdir / "theirs/unet")
+    shutil.rmtree(workdir / "theirs/unet")
+    unet.save_pretrained(workdir / "elsewhere", max_shard_size="20KB")
+    assert len(list((workdir / "elsewhere").glob("*-of-*.safetensors"))) > 1
+    (workdir / "theirs/unet").symlink_to(workdir / "elsewhere")
+    base_model.main(of_folder(params, workdir / "theirs"))
+    ours = load_stable_diffusion().unet.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in unet.state_dict().items())
+
+
+def test_a_model_in_the_place_of_the_output_is_not_touched(workdir: Path, params: Params) -> None:
+    save_family("sd15", Path("models/base"), params)
+    before = sorted(Path("models/base").rglob("*"))
+    with pytest.raises(UserError, match=r"base_model\.input: models/base is, holds or lies in"):
+        base_model.main(of_folder(params, Path("models/base")))
+    assert sorted(Path("models/base").rglob("*")) == before
+
+
+@pytest.fixture
+def hub(workdir: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one model, and what its repository has beside it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workdir / "hub"))
+    save_family("sd21-base", workdir / "theirs", params)
+    with serve_hub("models/our/model", monkeypatch) as running:
+        for path in (workdir / "theirs").rglob("*"):
+            if path.is_file():
+                running.files[path.relative_to(workdir / "theirs").as_posix()] = path.read_bytes()
+        yield running
+
+
+def of_hub(params: Params) -> Params:
+    return changed(
+        params, base_model={"source": "hub", "id": "our/model", "input": "data/external"}
+    )
+
+
+def test_a_model_of_the_hub(hub: Hub, params: Params) -> None:
+    summary = base_model.main(of_hub(params))
+    assert summary.startswith("our/model at 0123456789ab: VAE of")
+    about = json.loads(Path("models/base/source.json").read_text())
+    assert (about["id"], about["commit"], about["license"]) == ("our/model", COMMIT, "openrail++")
+    assert not any(path.is_symlink() for path in Path("models/base").rglob("*"))
+    assert not any("ckpt" in path or "fp16" in path for path in hub.requests)
+    base: StableDiffusion = load_stable_diffusion()
+    assert base.text_encoder.config.hidden_size == FAMILIES["sd21-base"]["width"]
+
+
+def test_damaged_weights_are_refused_before_anything_is_replaced(hub: Hub, params: Params) -> None:
+    hub.files["unet/diffusion_pytorch_model.safetensors"] = b"not weights"
+    with pytest.raises(UserError, match=r"unet"):
+        base_model.main(of_hub(params))
+    assert not Path("models/base").exists()
+
+
+def test_a_local_model_is_loaded_without_a_request(hub: Hub, workdir: Path, params: Params) -> None:
+    base_model.main(of_folder(params, workdir / "theirs"))
+    load_stable_diffusion()
+    assert hub.requests == []

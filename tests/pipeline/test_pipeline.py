@@ -10,6 +10,7 @@ import yaml
 from aerialdreams.params import Params
 from tests.conftest import ROOT
 from tests.pipeline.test_layers import imports_of
+from tests.projects import params_of
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = {
@@ -81,6 +82,13 @@ def test_a_captions_wording_touches_only_what_reads_captions() -> None:
     assert "dataset" in touched
 
 
+def value_of(dep: str) -> str:
+    """A dependency, or the default of the param that names it."""
+    if match := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", dep):
+        return str(params_of(ROOT)[match[1]][match[2]])
+    return dep
+
+
 def test_the_diagram_shows_the_pipeline() -> None:
     """The arrows of the guide's diagram are the dependencies in dvc.yaml."""
     diagram = (ROOT / "docs/diagrams/pipeline.mmd").read_text().replace("_", "-")
@@ -91,6 +99,6 @@ def test_the_diagram_shows_the_pipeline() -> None:
         for name, stage in PIPELINE.items()
         for dep in stage["deps"]
         for out, maker in makers.items()
-        if dep == out or (dep == "${osm_metadata.extract}" and out == "data/raw")
+        if value_of(dep) == out
     }
     assert drawn == edges

@@ -43,7 +43,7 @@ from tests.tiny import new_model, save_stable_diffusion, tiny_stable_diffusion
 
 SMALL: dict[str, Any] = {
     "image_size": 32,
-    "torch_threads": 1,
+    "compute": {"threads": 1},
     "runtime": {"checkpoint_every": 4},
     "base_model": {"tiny": {"vae": {"channels": [8, 16]}, "unet": {"channels": [16, 24]}}},
     "tracking": {"log_every": 1, "images_every": 12, "images": 2},

@@ -48,7 +48,7 @@ def test_a_cut_download_goes_on_where_it_was(site: Site, tmp_path: Path) -> None
 
 def test_a_run_goes_on_with_what_another_left(site: Site, tmp_path: Path) -> None:
     site.faults = ["cut 2000000", *["reset"] * 100]
-    with pytest.raises(WorkError, match=r"flair\.zip: .*8 times in a row; what came is kept"):
+    with pytest.raises(WorkError, match=r"flair\.zip: .*8 times in a row; what has arrived"):
         fetch(f"{site.url}/flair.zip", tmp_path / "flair.zip")
     assert not (tmp_path / "flair.zip").exists()
     came = (tmp_path / "flair.zip.part").stat().st_size
@@ -100,7 +100,7 @@ def test_a_file_put_there_by_hand_is_checked(site: Site, tmp_path: Path) -> None
     (tmp_path / "flair.zip").write_bytes(BODY)
     assert fetch(f"{site.url}/flair.zip", tmp_path / "flair.zip", len(BODY), SHA256) == SHA256
     (tmp_path / "other.zip").write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"other\.zip: is not the file that .* move it away"):
+    with pytest.raises(UserError, match=r"other\.zip: is not the file at .* move it away"):
         fetch(f"{site.url}/flair.zip", tmp_path / "other.zip", len(BODY), SHA256)
     assert (tmp_path / "other.zip").read_bytes() == b"something else"
     assert site.requests == []
