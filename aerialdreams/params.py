@@ -1,4 +1,4 @@
-"""params.yaml, typed: one model per stage, checked as a whole before any work starts."""
+"""The schema of params.yaml, one model per stage. A stage checks the whole file when it starts."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -23,10 +23,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "bf16"]
 SamplerName = Literal["ddim", "dpm++", "unipc"]
-# Widths of a network's levels. 8 is the size of the smallest normalisation group that we use.
+# Channels of a network's levels, from the finest to the coarsest.
 Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
 
-# What a caption can name of a place: columns of data/osm_metadata.parquet (nearest_place: place).
+# Names that captions.place can list: columns of data/osm_metadata.parquet (nearest_place is place).
 PlaceLevel = Literal[
     "road",
     "nearest_place",
@@ -49,7 +49,7 @@ class _Group(BaseModel):
 
 
 class Runtime(_Group):
-    """How the work is done, never what comes out: no stage depends on it in dvc.yaml."""
+    """Params that do not change outputs. No stage depends on them in dvc.yaml."""
 
     workers: int = Field(ge=0)
     scheduler: str = Field(pattern=r"^((tcp|tls|ws|wss)://.+)?$")
@@ -129,7 +129,7 @@ class Captions(_Group):
                 sentence.format(**dict.fromkeys(CAPTION_FIELDS, ""))
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(
-                    f"{sentence!r}: no field {error}; there are {', '.join(CAPTION_FIELDS)}"
+                    f"{sentence!r}: no field {error}; the fields are {', '.join(CAPTION_FIELDS)}"
                 ) from error
         return templates
 
@@ -271,7 +271,7 @@ class GenerateValidation(_Group):
 
 
 class Tracking(_Group):
-    """What train-controlnet logs to MLflow: no output depends on it."""
+    """What train-controlnet logs to MLflow. No stage depends on these params in dvc.yaml."""
 
     log_every: int = Field(ge=1)
     images_every: int = Field(ge=1)
@@ -338,11 +338,11 @@ class Params(_Group):
         return self
 
     @model_validator(mode="after")
-    def _size_for_the_judge(self) -> "Params":
+    def _size_for_ign_segmenter(self) -> "Params":
         if self.train_segmenter.source == "ign" and self.image_size % 32:
             raise ValueError(
-                f"image_size: is {self.image_size}; IGN's judge (train_segmenter.source) needs a"
-                " multiple of 32"
+                f"image_size: is {self.image_size}; must be a multiple of 32 for IGN's segmenter"
+                " (train_segmenter.source)"
             )
         return self
 
@@ -371,8 +371,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
 
     Raises:
-        UserError: the file is missing or no YAML, or a key is unknown, missing or out of range;
-            the message names every such key with its value and what is allowed.
+        UserError: the file is missing or not YAML, or keys are unknown, missing or out of range.
+            The message names each such key with its value and the allowed values.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -384,7 +384,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def check_params(values: Any, path: Path) -> Params:
-    """Check what was read from `path`; see `load_params`."""
+    """Check the values that were read from `path`; see `load_params`."""
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of stage names to their params")
     try:
@@ -395,20 +395,20 @@ def check_params(values: Any, path: Path) -> Params:
 
 
 def _explain(problem: Any) -> str:
-    """One line for one of pydantic's errors: key, value, what is allowed."""
+    """One line for a pydantic error: key, value, allowed values."""
     key = ".".join(str(part) for part in problem["loc"])
     match problem["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key; remove it or correct its spelling"
         case "missing":
-            return f"{key}: missing; the README and git have its default"
+            return f"{key}: missing; restore it from the params.yaml in git"
         case "value_error":
             return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{key}: is {problem['input']!r}; {problem['msg'].removeprefix('Input ')}"
 
 
 def flatten(params: Params) -> dict[str, str | int | float]:
-    """Params as dotted names, as `dvc params diff` and MLflow show them; lists as one value."""
+    """Params by dotted name, as in `dvc params diff` and MLflow; a list is one value."""
     rows = flat(params.model_dump(mode="json"))
     return {
         key: value if isinstance(value, (int, float, str)) else str(value)

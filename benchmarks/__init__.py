@@ -1,1 +1,1 @@
-"""Side-by-side measurements, run by hand: `python -m benchmarks.NAME`."""
+"""Measurements against other tools, run by hand: `python -m benchmarks.NAME`."""

@@ -1,9 +1,9 @@
-"""Our Fréchet distance against the matrix square root that other libraries take it by.
+"""Compare our Fréchet distance with the matrix square root that other libraries use.
 
 Usage   python -m benchmarks.frechet [--images N ...]
-Features of 2048 dimensions, their spectrum falling as the FID Inception's does; the peer is
-SciPy's `sqrtm` of the product of the covariances, as in pytorch-fid and torch-fidelity. Prints how
-far they are apart, and a last line of JSON for the first N.
+The features are random, with 2048 dimensions and a decreasing spectrum like the FID Inception's.
+The peer is SciPy's `sqrtm` of the product of the covariances, as in pytorch-fid and torch-fidelity.
+Prints values and times and, as the last line, JSON for the first N.
 """
 
 import argparse
@@ -23,32 +23,40 @@ DIMENSIONS = 2048
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 3000])
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     reports = []
-    for count in words.images:
-        a, b = draw(count, 0), draw(count, 1)
-        began = time.perf_counter()
+    for count in arguments.images:
+        a, b = random_features(count, 0), random_features(count, 1)
+        start = time.perf_counter()
         ours = frechet_distance(a, b)
         middle = time.perf_counter()
         peer = by_square_root(a, b)
         end = time.perf_counter()
-        seconds, peers = middle - began, end - middle
-        apart = abs(ours - peer) / peer
-        print(f"N = {count}: ours {ours:.8f} in {seconds:.2f} s, peer {peer:.8f} in {peers:.2f} s")
-        report = {"ours": seconds, "peer": peers, "ratio": peers / seconds, "units": "seconds"}
-        more = {"images": count, "relative_difference": apart, "cores": os.cpu_count()}
-        reports.append(report | more | {"versions": {"scipy": scipy.__version__}})
+        our_time, peer_time = middle - start, end - middle
+        difference = abs(ours - peer) / peer
+        print(
+            f"N = {count}: ours {ours:.8f} in {our_time:.2f} s,"
+            f" peer {peer:.8f} in {peer_time:.2f} s"
+        )
+        report = {
+            "ours": our_time,
+            "peer": peer_time,
+            "ratio": peer_time / our_time,
+            "units": "seconds",
+        }
+        details = {"images": count, "relative_difference": difference, "cores": os.cpu_count()}
+        reports.append(report | details | {"versions": {"scipy": scipy.__version__}})
     print(json.dumps(reports[0] | {"others": reports[1:]}))
 
 
-def draw(count: int, seed: int) -> Features:
-    """Features of so many images."""
+def random_features(count: int, seed: int) -> Features:
+    """Random features, (count, DIMENSIONS)."""
     spectrum = np.arange(1, DIMENSIONS + 1) ** -0.6
     return np.random.default_rng(seed).normal(size=(count, DIMENSIONS)) * spectrum + 0.01 * seed
 
 
 def by_square_root(a: Features, b: Features) -> float:
-    """|mean_a - mean_b|² + tr(A) + tr(B) - 2 tr((A B)^½), the root by SciPy."""
+    """|mean_a - mean_b|² + tr(A) + tr(B) - 2 tr((A B)^½), with SciPy's matrix square root."""
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
     root = sqrtm(cov_a @ cov_b)
     shift = ((a.mean(0) - b.mean(0)) ** 2).sum()

@@ -1,8 +1,8 @@
-"""generate-validation against a plain loop over diffusers' pipeline, an image at a time.
+"""Compare generate-validation's batches with generating one image at a time.
 
 Usage   python -m benchmarks.generation_speed [--images N] [--rounds N]
-Run where `dvc repro train-controlnet` has been. Same models, masks, captions, noise and steps, by
-turns in one process; how far the images are apart is printed with the speeds.
+Run it after `dvc repro train-controlnet`. Both use the same models, masks, captions, noise and
+steps, alternately in one process. Prints the speeds and the largest difference between the images.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     params = load_params()
     device, stage = (
         configure_torch(params.compute.threads, params.compute.deterministic),
@@ -37,12 +37,12 @@ def main() -> None:
     base, controlnet = load_stable_diffusion().to(device), load_controlnet().to(device)
     info = ModelInfo.load(CONTROLNET)
     requests = requests_from_split(
-        load_evenly_spaced("validation", words.images, params.image_size)
+        load_evenly_spaced("validation", arguments.images, params.image_size)
     )
     count = len(requests)
 
-    def paint(batch: int) -> np.ndarray:
-        parts = [requests[first : first + batch] for first in range(0, count, batch)]
+    def generate(batch_size: int) -> np.ndarray:
+        parts = [requests[i : i + batch_size] for i in range(0, count, batch_size)]
         return np.concatenate(
             [
                 generate_batch(base, controlnet, info.conditioning, part, info.sampling, stage.seed)
@@ -50,29 +50,29 @@ def main() -> None:
             ]
         )
 
-    ways: dict[str, Callable[[], np.ndarray]] = {
-        "ours": lambda: paint(stage.batch_size),
-        "peer": lambda: paint(1),
+    variants: dict[str, Callable[[], np.ndarray]] = {
+        "ours": lambda: generate(stage.batch_size),
+        "peer": lambda: generate(1),
     }
     speed: dict[str, float] = {}
     images: dict[str, np.ndarray] = {}
-    for _ in range(words.rounds):
-        for name, work in ways.items():
-            began = time.perf_counter()
-            images[name] = work()
-            speed[name] = max(speed.get(name, 0), count / (time.perf_counter() - began))
-    apart = int(np.abs(images["ours"].astype(int) - images["peer"]).max())
+    for _ in range(arguments.rounds):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            images[name] = run()
+            speed[name] = max(speed.get(name, 0), count / (time.perf_counter() - start))
+    difference = int(np.abs(images["ours"].astype(int) - images["peer"]).max())
     for name, value in speed.items():
         print(f"{name:5} {value:6.2f} images/s")
-    print(f"images are {apart}/255 apart at most")
+    print(f"largest difference between pixels: {difference} of 255")
     report = speed | {"ratio": speed["ours"] / speed["peer"], "units": "images/s"}
-    more = {
+    details = {
         "batch": stage.batch_size,
         "steps": info.sampling.steps,
         "images": count,
-        "apart": apart,
+        "apart": difference,
     }
-    print(json.dumps(report | more | {"cores": os.cpu_count()}))
+    print(json.dumps(report | details | {"cores": os.cpu_count()}))
 
 
 if __name__ == "__main__":

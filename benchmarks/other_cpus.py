@@ -1,10 +1,10 @@
-"""The whole pipeline on other CPUs: does it end with the same bytes?
+"""Run the pipeline on other CPUs and check that it ends with the same bytes.
 
 Usage   python -m benchmarks.other_cpus [--cpus NAME ...] [--own]
-Every stage, very small, runs on this machine's CPU and on others that qemu-user emulates (Debian's
-package of that name; `qemu-x86_64 -cpu help` lists them; some minutes each), and the outputs are
-compared by hash. --own runs with compute.portable: false, so that each library takes its CPU's own
-instructions. Prints the outputs that differ, and a last line of JSON.
+Every stage runs at a very small size on this machine's CPU and on CPUs that qemu-user emulates
+(Debian's package qemu-user; `qemu-x86_64 -cpu help` lists them; some minutes each). Outputs are
+compared by hash. --own runs with compute.portable: false, so that the libraries use all
+instructions of each CPU. Prints the outputs that differ and, as the last line, JSON.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from aerialdreams.pipeline import portable_arithmetic
 from aerialdreams.util.files import dvc_md5
 from tests.projects import clone, set_params
 
-STAGES = {  # what each writes that is compared
+STAGES = {  # the output of each stage that is compared
     "raw_patches": "data/raw",
     "patch_index": "data/patches.parquet",
     "tiff_to_png": "data/images",
@@ -55,52 +55,52 @@ def main() -> None:
     parser.add_argument("--cpus", nargs="+", default=["Haswell", "EPYC"])
     parser.add_argument("--own", action="store_true")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.probe:
-        probe(Path(words.probe))
+    arguments = parser.parse_args()
+    if arguments.probe:
+        probe(Path(arguments.probe))
         return
-    here = run("", words.own)
-    same = 0
-    for cpu in words.cpus:
-        found = run(cpu, words.own)
-        other = [STAGES[name] for name in STAGES if found[name] != here[name]]
-        same += len(STAGES) - len(other)
-        print(f"{cpu}: {', '.join(other) or 'no output'} differs from this CPU's", flush=True)
-    total = len(words.cpus) * len(STAGES)
-    report = {"ours": same, "peer": total, "ratio": same / total, "units": "outputs equal"}
-    print(json.dumps(report | {"cpus": words.cpus, "own": words.own}))
+    expected = run("", arguments.own)
+    equal = 0
+    for cpu in arguments.cpus:
+        hashes = run(cpu, arguments.own)
+        different = [STAGES[name] for name in STAGES if hashes[name] != expected[name]]
+        equal += len(STAGES) - len(different)
+        print(f"{cpu}: {', '.join(different) or 'no output'} differs from this CPU's", flush=True)
+    total = len(arguments.cpus) * len(STAGES)
+    report = {"ours": equal, "peer": total, "ratio": equal / total, "units": "outputs equal"}
+    print(json.dumps(report | {"cpus": arguments.cpus, "own": arguments.own}))
 
 
 def run(cpu: str, own: bool) -> dict[str, str]:
-    """The hashes of all outputs, by stage, on an emulated CPU or, without a name, on this one."""
+    """Hashes of the outputs by stage, on an emulated CPU, or on this one if `cpu` is ""."""
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
-        place = clone(Path(folder) / "project")
-        set_params(place, TINY)
-        set_params(place, {"compute": {"portable": not own}})
-        # Worker processes must run on that CPU too: they are started by what looks like a Python.
+        project = clone(Path(folder) / "project")
+        set_params(project, TINY)
+        set_params(project, {"compute": {"portable": not own}})
+        # Worker processes must run on the emulated CPU too: this script replaces their interpreter.
         python = Path(folder) / "python"
         emulator = f"qemu-x86_64 -cpu {cpu} " if cpu else ""
         python.write_text(f'#!/bin/sh\nexec {emulator}{sys.executable} "$@" 2>> {folder}/log\n')
         python.chmod(0o755)
         command = [str(python), "-m", "benchmarks.other_cpus", "--probe", str(python)]
-        ended = subprocess.run(command, cwd=place, stdout=subprocess.PIPE, text=True)
-        if ended.returncode:
+        finished = subprocess.run(command, cwd=project, stdout=subprocess.PIPE, text=True)
+        if finished.returncode:
             sys.exit(f"{cpu or 'this CPU'}: {(Path(folder) / 'log').read_text()[-2000:]}")
-    found: dict[str, str] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    hashes: dict[str, str] = json.loads(finished.stdout.splitlines()[-1])
+    return hashes
 
 
 def probe(python: Path) -> None:
-    """Run all stages in this process, and print their outputs' hashes."""
+    """Run all stages in this process and print the hashes of their outputs."""
     set_executable(str(python))
-    params, found = load_params(), {}
+    params, hashes = load_params(), {}
     if params.compute.portable:
         portable_arithmetic.use_portable_kernels()
     for name, output in STAGES.items():
         importlib.import_module(f"stages.{name}").main(params)
-        found[name] = dvc_md5(Path(output))
-        print(name, found[name], file=sys.stderr, flush=True)
-    print(json.dumps(found))
+        hashes[name] = dvc_md5(Path(output))
+        print(name, hashes[name], file=sys.stderr, flush=True)
+    print(json.dumps(hashes))
 
 
 if __name__ == "__main__":

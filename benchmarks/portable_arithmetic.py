@@ -1,10 +1,10 @@
-"""What equal bits on all x86 CPUs cost: training steps with and without portable arithmetic.
+"""Measure the cost of portable arithmetic, which gives the same bytes on all x86-64 CPUs with AVX2.
 
 Usage   python -m benchmarks.portable_arithmetic [--rounds N] [--steps N]
-Steps of the default run's trainings at their sizes, on random data, in processes of their own by
-turns: with compute.portable, and with the libraries' own choice
-of instructions. A step's time is the median over a process, the result the least of the rounds.
-`wide` is a UNet of [64, 128, 192] on 24 x 24 latents. Prints a table and a last line of JSON.
+Runs training steps of the default run's networks on random data, alternately in separate processes:
+with compute.portable, and with the instructions that the libraries choose. The time of a step is
+the median in a process; the result is the minimum over the rounds. `wide` is a UNet with channels
+[64, 128, 192] on 24 x 24 latents. Prints a table and, as the last line, JSON.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Steps of each training in the default run, by which the total is weighted.
+# Steps of each training in the default run, the weights of the total.
 WEIGHTS = {"vae": 1050, "unet": 450, "segmenter": 800, "controlnet": 450}
 WARM_UP = 3  # steps
 
@@ -56,16 +56,16 @@ def main() -> None:
 
 
 def run_child(mode: str, steps: int) -> dict[str, float]:
-    """Median seconds per step of each training, in a process of its own."""
+    """Median seconds per step of each training, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.portable_arithmetic"]
     command += ["--child", mode, "--steps", str(steps)]
-    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    seconds: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    seconds: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return seconds
 
 
 def measure(mode: str, steps: int) -> dict[str, float]:
-    """The trainings' steps in this process."""
+    """Median seconds per step of each training, measured in this process."""
     from aerialdreams.params import load_params
     from aerialdreams.pipeline import portable_arithmetic
 
@@ -84,10 +84,10 @@ def median(step: Callable[[], None], steps: int) -> float:
     """Median seconds of a step."""
     times = []
     for number in range(WARM_UP + steps):
-        began = time.perf_counter()
+        start = time.perf_counter()
         step()
         if number >= WARM_UP:
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 

@@ -1,7 +1,7 @@
-"""A place to train in with networks of Stable Diffusion 2.1-base's sizes, of random weights.
+"""A project folder with networks of Stable Diffusion 2.1-base's sizes and random weights.
 
-What a training costs hangs on sizes, not on weights; so speed and memory can be measured where no
-model can be fetched.
+Speed and memory of a training depend on sizes, not on weights, so they can be measured without
+downloading a model.
 """
 
 import shutil
@@ -20,21 +20,23 @@ from aerialdreams.paths import BASE, DATASET
 SIZE = 512
 
 
-def make_place(place: Path, batch: int, precision: str) -> None:
-    """A folder with params.yaml, a base model, four batches of each split, and their latents.
+def make_project(project: Path, batch: int, precision: str) -> None:
+    """Write params.yaml, a base model, four batches of each split, and their latents.
+
+    The current folder must have the default run's dataset and tokenizer.
 
     Args:
-        place: an empty folder; the current one has the default run's dataset and tokenizer.
-        batch: samples of a step.
+        project: an empty folder.
+        batch: samples per step.
         precision: fp32, fp16 or bf16, of the training and of the latents.
     """
     root = Path.cwd()
-    (place / DATASET / "data").mkdir(parents=True)
-    (place / DATASET / "README.md").symlink_to(root / DATASET / "README.md")
+    (project / DATASET / "data").mkdir(parents=True)
+    (project / DATASET / "README.md").symlink_to(root / DATASET / "README.md")
     for split in ("train", "validation", "test"):
         shard = sorted((root / DATASET / "data").glob(f"{split}-*.parquet"))[0]
         rows = pq.read_table(shard).slice(0, 4 * batch)
-        pq.write_table(rows, place / DATASET / "data" / shard.name)
+        pq.write_table(rows, project / DATASET / "data" / shard.name)
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["image_size"] = SIZE
     params["encode_latents"] |= {
@@ -48,15 +50,15 @@ def make_place(place: Path, batch: int, precision: str) -> None:
         "batch_size": batch,
     }
     params["train_controlnet"]["sampling"]["steps"] = 2
-    (place / "params.yaml").write_text(yaml.safe_dump(params))
-    save_base(place / BASE, CLIPTokenizer.from_pretrained(root / BASE / "tokenizer"))
-    shutil.copy(root / BASE / "source.json", place / BASE)  # the card names it
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    save_base(project / BASE, CLIPTokenizer.from_pretrained(root / BASE / "tokenizer"))
+    shutil.copy(root / BASE / "source.json", project / BASE)  # read by the model card
     encode = [sys.executable, "-m", "stages.encode_latents"]
-    subprocess.run(encode, cwd=place, check=True, stdout=sys.stderr)
+    subprocess.run(encode, cwd=project, check=True, stdout=sys.stderr)
 
 
 def save_base(folder: Path, tokenizer: CLIPTokenizer) -> None:
-    """The networks, by the config.json files of `stable-diffusion-2-1-base` on the hub."""
+    """Save networks with the sizes in the config.json files of `stable-diffusion-2-1-base`."""
     torch.manual_seed(0)
     UNet2DConditionModel(
         sample_size=64,

@@ -1,9 +1,10 @@
-"""tiff-to-png against `gdal_translate -of PNG` under `xargs -P`, on the same files and cores.
+"""Compare tiff-to-png with `gdal_translate -of PNG` under `xargs -P`, on the same files and cores.
 
 Usage   python -m benchmarks.tiff_to_png FOLDER [--patches N]
-FOLDER holds FLAIR tiles; they are linked under new numbers until there are N of them. Needs
-gdal_translate on the PATH (Debian's gdal-bin). Beside the two: the floor, which is reading the
-TIFFs; the frontier of Pillow's settings, bytes against seconds; masks and percentages.
+FOLDER has FLAIR tiles; they are linked under new numbers until there are N patches. Needs
+gdal_translate on the PATH (Debian's gdal-bin). Also measures reading the TIFFs, which is a lower
+bound; time and size of Pillow's compression settings; and the stages lut-masks and
+class-percentages.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from stages import class_percentages, lut_masks, patch_index, tiff_to_png
 
 ROUNDS = 3
 CORES = available_cpus()
-FRONTIER = {  # Pillow's settings by name
+COMPRESSION_SETTINGS = {  # of Pillow
     "level 1": {"compress_level": 1},
     "level 3": {"compress_level": 3},
     "level 6": {"compress_level": 6},
@@ -45,12 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--patches", type=int, default=400)
-    words = parser.parse_args()
-    params, tiles = load_params(), words.folder.resolve()
+    arguments = parser.parse_args()
+    params, tiles = load_params(), arguments.folder.resolve()
     scratch = Path(tempfile.mkdtemp(prefix="aerialdreams-"))
     os.chdir(scratch)
     try:
-        link_tiles(tiles, words.patches)
+        link_tiles(tiles, arguments.patches)
         (RAW / METADATA).write_text("{}")
         run(params)
     finally:
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def link_tiles(folder: Path, count: int) -> None:
-    """data/raw with `count` patches: those of the folder, again and again under new numbers."""
+    """Fill data/raw with `count` patches by repeating those of the folder under new numbers."""
     pairs = [
         (image, image.parent.parent / "msk" / image.name.replace("IMG", "MSK"))
         for image in sorted(folder.rglob("IMG_*.tif"))
@@ -67,7 +68,7 @@ def link_tiles(folder: Path, count: int) -> None:
         for tile in pairs[number % len(pairs)]:
             kind = PATCH_NAME.fullmatch(tile.name)
             assert kind is not None
-            # Three domains, so that each split has some.
+            # Three domains, one per split.
             domain = ("D038_2021", "D014_2020", "D022_2021")[number % 3]
             target = RAW / f"{domain}/Z1_UA/{kind[1]}_{number:06d}.tif"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,18 +76,18 @@ def link_tiles(folder: Path, count: int) -> None:
 
 
 def run(params: Params) -> None:
-    """Measure by turns, print a table and a line of JSON."""
+    """Measure all variants alternately; print a table and a line of JSON."""
     seconds: dict[str, list[float]] = {}
 
     def measure(name: str, work: Callable[[], object]) -> None:
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
-        seconds.setdefault(name, []).append(time.perf_counter() - began)
+        seconds.setdefault(name, []).append(time.perf_counter() - start)
 
     measure("patch-index", lambda: patch_index.main(params))
     images = [RAW / path for path in read_index()["image_path"]]
     for _ in range(ROUNDS):
-        measure("floor: reading", lambda: list(read_all(images, params)))
+        measure("reading only", lambda: list(read_all(images, params)))
         measure("ours", lambda: tiff_to_png.main(params))
         measure("peer", lambda: gdal_translate(images))
         measure("masks", lambda: lut_masks.main(params))
@@ -95,12 +96,12 @@ def run(params: Params) -> None:
     ours = sum(file.stat().st_size for file in Path("data/images").iterdir())
     peer = sum(file.stat().st_size for file in Path("peer").iterdir())
     count = len(images)
-    print(f"{count} patches, {CORES} cores, best of {ROUNDS} rounds by turns")
+    print(f"{count} patches, {CORES} cores, best of {ROUNDS} alternating rounds")
     for name, time_taken in best.items():
         print(f"{name:16} {time_taken:8.2f} s {count / time_taken:8.1f} patches/s")
     print(f"bytes: ours {ours / 1e6:.1f} MB, peer {peer / 1e6:.1f} MB ({ours / peer - 1:+.1%})")
-    for name, (milliseconds, kilobytes) in frontier(images[:12]).items():
-        print(f"Pillow, {name:14} {milliseconds:7.1f} ms {kilobytes:7.1f} kB a patch, one core")
+    for name, (milliseconds, kilobytes) in measure_compression(images[:12]).items():
+        print(f"Pillow, {name:14} {milliseconds:7.1f} ms {kilobytes:7.1f} kB per patch, one core")
     version = subprocess.run(["gdal_translate", "--version"], capture_output=True, text=True)
     report = {
         "ours": count / best["ours"],
@@ -108,7 +109,7 @@ def run(params: Params) -> None:
         "ratio": best["peer"] / best["ours"],
         "units": "images/s",
         "bytes_ratio": ours / peer,
-        "floor": count / best["floor: reading"],
+        "floor": count / best["reading only"],
         "images_over_masks_and_percentages": best["ours"] / (best["masks"] + best["percentages"]),
         "patches": count,
         "versions": {"pillow": PIL.__version__, "gdal": version.stdout.split(",")[0]},
@@ -118,17 +119,17 @@ def run(params: Params) -> None:
 
 
 def read_all(images: list[Path], params: Params) -> Iterator[int]:
-    """Read tiles by the same workers, and do nothing with them."""
+    """Read tiles with the same workers and discard them."""
     return parallel_map(read, images, len(images), "read", workers=params.runtime.workers)
 
 
 def read(path: Path) -> int:
-    """Read a tile and throw it away."""
+    """Read a tile and return its number of values."""
     return read_tile(path).bands.size
 
 
 def gdal_translate(images: list[Path]) -> None:
-    """The peer: one process an image, as many at a time as there are cores."""
+    """The peer: one process per image, as many at once as there are cores."""
     shutil.rmtree("peer", ignore_errors=True)
     Path("peer").mkdir()
     command = "gdal_translate -q -of PNG -b 1 -b 2 -b 3 {} peer/$(basename {} .tif).png"
@@ -140,18 +141,18 @@ def gdal_translate(images: list[Path]) -> None:
     )
 
 
-def frontier(images: list[Path]) -> dict[str, tuple[float, float]]:
-    """Milliseconds and kilobytes a patch of Pillow's settings."""
+def measure_compression(images: list[Path]) -> dict[str, tuple[float, float]]:
+    """Milliseconds and kilobytes per patch with each of Pillow's settings."""
     pictures = [Image.fromarray(read_tile(p).bands[:3].transpose(1, 2, 0).copy()) for p in images]
     report = {}
-    for name, settings in FRONTIER.items():
-        began, size = time.perf_counter(), 0
+    for name, settings in COMPRESSION_SETTINGS.items():
+        start, size = time.perf_counter(), 0
         for picture in pictures:
             file = io.BytesIO()
             picture.save(file, "PNG", **settings)
             size += file.tell()
-        taken = time.perf_counter() - began
-        report[name] = (1000 * taken / len(pictures), size / 1000 / len(pictures))
+        seconds = time.perf_counter() - start
+        report[name] = (1000 * seconds / len(pictures), size / 1000 / len(pictures))
     return report
 
 

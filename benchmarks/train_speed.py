@@ -1,15 +1,15 @@
-"""train-controlnet against diffusers' own train_controlnet.py: samples per second, peak memory.
+"""Compare train-controlnet with diffusers' train_controlnet.py: samples per second and peak memory.
 
 Usage   python -m benchmarks.train_speed --peer PATH [--steps N] [--rounds N] [--keep FOLDER]
                                          [--sd21 PRECISION [--batch N]]
 PATH is examples/controlnet/train_controlnet.py of diffusers' repository, which needs tensorboard
-(and torchvision's transforms, which stand in here by Pillow where it is not installed). Run where
-`dvc repro encode-latents` has been: model, data, batch and precision are those of params.yaml, for
-both. The condition is the mask's colours for both, for the peer knows no other. Each runs in a
-process of its own, by turns; a step is from one AdamW.step to the next, its time their median;
-memory is the most that the process held at the last step, or of a GPU's what torch held. On a GPU
-it also says which share of ten steps none of its kernels ran. --keep keeps the peer's ControlNet.
---sd21 bf16 trains networks of Stable Diffusion 2.1's sizes, of random weights, at 512 pixels.
+and torchvision; if torchvision is not installed, Pillow replaces its transforms. Run it after
+`dvc repro encode-latents`. Both use the model, data, batch size and precision of params.yaml, and
+masks in colours, the only conditioning that the peer supports. They run alternately in separate
+processes. The time of a step is the median time between calls of AdamW.step; memory is the peak of
+the process, or of torch on the GPU. On a GPU, the share of time in which no kernel runs is also
+measured over ten steps. --keep saves the peer's ControlNet. --sd21 bf16 trains networks of Stable
+Diffusion 2.1's sizes with random weights at 512 pixels.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import stages  # noqa: F401  (sets the libraries' environment before they are im
 from aerialdreams.params import Params, load_params
 
 LINKS = ("data", "models/base", "params.yaml")
-PROFILED = range(30, 40)  # steps in which a GPU's kernels are timed; those before are measured
+PROFILED = range(30, 40)  # steps in which GPU kernels are profiled; only earlier steps are timed
 
 
 def main() -> None:
@@ -44,35 +44,34 @@ def main() -> None:
     parser.add_argument("--sd21", choices=("fp32", "fp16", "bf16"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--probe", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.steps < 5:
-        parser.error("--steps: 5 at least, for the first ones warm up")
-    if words.probe:
-        probe(words.probe, words.peer, words.steps)
+    arguments = parser.parse_args()
+    if arguments.steps < 5:
+        parser.error("--steps: must be at least 5, because the first steps are a warm-up")
+    if arguments.probe:
+        probe(arguments.probe, arguments.peer, arguments.steps)
         return
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
         root = Path.cwd()
-        if words.sd21:
-            from benchmarks.sd21_sizes import make_place
+        if arguments.sd21:
+            from benchmarks.sd21_sizes import make_project
 
             root = Path(folder)
-            make_place(root, words.batch, words.sd21)
-        found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
-        for _ in range(words.rounds):
-            for who, results in found.items():
-                results.append(run(who, words, root))
-        print(
-            report(
-                found, load_params(root / "params.yaml").train_controlnet.batch_size, words.steps
-            )
-        )
+            make_project(root, arguments.batch, arguments.sd21)
+        results: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+        for _ in range(arguments.rounds):
+            for trainer, runs in results.items():
+                runs.append(run(trainer, arguments, root))
+        batch_size = load_params(root / "params.yaml").train_controlnet.batch_size
+        print(report(results, batch_size, arguments.steps))
 
 
-def report(found: dict[str, list[dict[str, float]]], batch: int, steps: int) -> str:
-    """A line for each, and a line of JSON."""
-    speed = {who: batch / min(r["seconds"] for r in rs) for who, rs in found.items()}
-    memory = {who: min(r["megabytes"] for r in rs) for who, rs in found.items()}
-    lines = [f"{who:5} {speed[who]:7.2f} samples/s {memory[who]:8.0f} MB at most" for who in found]
+def report(results: dict[str, list[dict[str, float]]], batch_size: int, steps: int) -> str:
+    """A line for each trainer, and a line of JSON."""
+    speed = {name: batch_size / min(r["seconds"] for r in runs) for name, runs in results.items()}
+    memory = {name: min(r["megabytes"] for r in runs) for name, runs in results.items()}
+    lines = [
+        f"{name:5} {speed[name]:7.2f} samples/s {memory[name]:8.0f} MB peak" for name in results
+    ]
     numbers = {
         "ours": speed["ours"],
         "peer": speed["peer"],
@@ -81,38 +80,42 @@ def report(found: dict[str, list[dict[str, float]]], batch: int, steps: int) -> 
         "memory_megabytes": memory,
         "memory_ratio": memory["ours"] / memory["peer"],
         "steps": steps,
-        "slowest_over_median": {w: [r["slowest"] for r in rs] for w, rs in found.items()},
-        "share_without_kernels": {w: [r["idle"] for r in rs] for w, rs in found.items()},
+        "slowest_over_median": {
+            name: [r["slowest"] for r in runs] for name, runs in results.items()
+        },
+        "share_without_kernels": {
+            name: [r["idle"] for r in runs] for name, runs in results.items()
+        },
         "versions": versions(),
         "cores": os.cpu_count(),
     }
     return "\n".join([*lines, json.dumps(numbers)])
 
 
-def run(who: str, words: argparse.Namespace, root: Path) -> dict[str, float]:
-    """One training in a folder of its own, on the data of another; seconds a step, megabytes."""
+def run(trainer: str, arguments: argparse.Namespace, root: Path) -> dict[str, float]:
+    """Run one training in a temporary folder with links to root's data; return its measurements."""
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
         for name in LINKS:
             link = Path(folder) / name
             link.parent.mkdir(exist_ok=True)
             link.symlink_to((root / name).resolve())
-        command = [sys.executable, "-m", "benchmarks.train_speed", "--probe", who]
-        command += ["--peer", str(words.peer.resolve()), "--steps", str(words.steps)]
+        command = [sys.executable, "-m", "benchmarks.train_speed", "--probe", trainer]
+        command += ["--peer", str(arguments.peer.resolve()), "--steps", str(arguments.steps)]
         paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": paths}
-        ended = subprocess.run(
+        finished = subprocess.run(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
         )
-        if ended.returncode:
-            sys.exit(f"{who} failed: see above")
-        if who == "peer" and words.keep:
-            (Path(folder) / "peer").rename(words.keep)
-    result: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+        if finished.returncode:
+            sys.exit(f"{trainer} failed: see above")
+        if trainer == "peer" and arguments.keep:
+            (Path(folder) / "peer").rename(arguments.keep)
+    result: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return result
 
 
-def probe(who: str, peer: Path, steps: int) -> None:
-    """Train in this process, watched, and print a line of JSON."""
+def probe(trainer: str, peer: Path, steps: int) -> None:
+    """Train in this process with a timer around AdamW.step; print a line of JSON."""
     import torch
 
     params, times, peaks = load_params(), [], []
@@ -120,20 +123,20 @@ def probe(who: str, peer: Path, steps: int) -> None:
     step, cuda = torch.optim.AdamW.step, torch.cuda.is_available()
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
-    def watched(self: Any, *words: Any, **more: Any) -> Any:
-        done = step(self, *words, **more)
+    def timed_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = step(self, *args, **kwargs)
         if cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter())
-        held = torch.cuda.max_memory_allocated() if cuda else None
-        peaks.append((held or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1000) / 1e6)
+        allocated = torch.cuda.max_memory_allocated() if cuda else None
+        peaks.append((allocated or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1000) / 1e6)
         if cuda and len(times) in (PROFILED.start, PROFILED.stop):
             (profiler.start if len(times) == PROFILED.start else profiler.stop)()
-        return done
+        return result
 
-    torch.optim.AdamW.step = watched  # type: ignore[method-assign]
-    (run_ours if who == "ours" else run_peer)(params, peer, steps)
-    intervals = np.diff(times)[3 : PROFILED.start - 1]  # the first ones warm up
+    torch.optim.AdamW.step = timed_step  # type: ignore[method-assign]
+    (run_ours if trainer == "ours" else run_peer)(params, peer, steps)
+    intervals = np.diff(times)[3 : PROFILED.start - 1]  # without the warm-up
     median = statistics.median(intervals)
     idle = None
     if cuda and len(times) >= PROFILED.stop:
@@ -144,7 +147,7 @@ def probe(who: str, peer: Path, steps: int) -> None:
 
 
 def run_ours(params: Params, peer: Path, steps: int) -> None:
-    """The stage as it is, without the pictures that the peer does not make."""
+    """Run the stage with a single validation image, because the peer generates none."""
     from stages import train_controlnet
 
     values = params.model_dump()
@@ -158,8 +161,8 @@ def run_ours(params: Params, peer: Path, steps: int) -> None:
 
 
 def run_peer(params: Params, peer: Path, steps: int) -> None:
-    """diffusers' script, with the ControlNet that ours begins with."""
-    import accelerate  # noqa: F401  (these look for torchvision, and are not to find a stand-in)
+    """Run diffusers' script from the same initial ControlNet."""
+    import accelerate  # noqa: F401  (these detect torchvision, and must not find the replacement)
     import datasets  # noqa: F401
     import torch
     import transformers  # noqa: F401
@@ -170,13 +173,13 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
     from aerialdreams.models.controlnet import new_controlnet
 
     if "torchvision" not in sys.modules:
-        sys.modules["torchvision"] = transforms_by_pillow()
+        sys.modules["torchvision"] = pillow_transforms()
     stage = params.train_controlnet
     unet = UNet2DConditionModel.from_pretrained("models/base/unet")
     conditioning = MaskConditioning("colours", tuple(params.classes))
     start = new_controlnet(unet, conditioning, stage.embedding_channels, stage.seed)
     start.save_pretrained("start")
-    words = {
+    options = {
         "pretrained_model_name_or_path": "models/base",
         "controlnet_model_name_or_path": "start",
         "train_data_dir": "data/dataset",
@@ -195,13 +198,13 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
         "cache_dir": "cache",
         "seed": stage.seed,
     }
-    sys.argv = [str(peer), *(f"--{key}={value}" for key, value in words.items())]
+    sys.argv = [str(peer), *(f"--{key}={value}" for key, value in options.items())]
     torch.set_num_threads(params.compute.threads)
     runpy.run_path(str(peer), run_name="__main__")
 
 
-def transforms_by_pillow() -> types.ModuleType:
-    """The four of torchvision's transforms that the peer asks for; they use Pillow as well."""
+def pillow_transforms() -> types.ModuleType:
+    """A replacement for torchvision's transforms that the peer uses, which use Pillow as well."""
     import torch
     from PIL import Image
 
@@ -227,7 +230,7 @@ def transforms_by_pillow() -> types.ModuleType:
     vars(transforms).update(
         Compose=compose,
         Resize=resize,
-        CenterCrop=lambda size: lambda image: image,  # square already
+        CenterCrop=lambda size: lambda image: image,  # images are square
         ToTensor=to_tensor,
         Normalize=lambda mean, std: lambda tensor: (tensor - mean[0]) / std[0],
         InterpolationMode=types.SimpleNamespace(**size_of),
@@ -237,7 +240,7 @@ def transforms_by_pillow() -> types.ModuleType:
 
 
 def versions() -> dict[str, str]:
-    """Of what both train with."""
+    """Versions of the libraries that both use."""
     import diffusers
     import torch
 

@@ -1,8 +1,8 @@
-"""captions: a sentence or more for each patch, of where it lies and what covers it.
+"""captions: describe each patch by its location and land cover, from templates.
 
 Reads   data/patches.parquet, data/class_percentages.parquet, data/osm_metadata.parquet
-Writes  data/captions.parquet: patch_id, caption, and its variants, one of each template
-        data/captions.csv, captions to read; data/zones.html, a map of the zones, one caption each
+Writes  data/captions.parquet: patch_id, caption, and its variants, one per template
+        data/captions.csv, the captions as text; data/zones.html, each zone with one caption
 
 Place names: © OpenStreetMap contributors, ODbL 1.0.
 """
@@ -30,42 +30,43 @@ SCHEMA = pa.schema(
     [
         ("patch_id", pa.string()),
         ("caption", pa.string()),
-        ("variants", pa.list_(pa.string())),  # by template, in their order
+        ("variants", pa.list_(pa.string())),  # in order of the templates
     ]
 )
-NOWHERE = "France"  # for a patch of which OpenStreetMap knows nothing: all of FLAIR lies there
-SEASONS = ("winter", "spring", "summer", "autumn")  # of the north, from December on
+DEFAULT_PLACE = "France"  # for a patch without OpenStreetMap data; all of FLAIR is in France
+SEASONS = ("winter", "spring", "summer", "autumn")  # of three months each, from December
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",
           "October", "November", "December")  # fmt: skip
-# From which share on a class is named with which words.
+# A class's words by its share: the first entry whose minimum it reaches.
 AMOUNTS = ((0.6, "mostly "), (0.4, "half "), (0.2, "much "), (0.05, "some "), (0, "a little "))
-# What CLIP's tokenizer splits before it looks words up: each of these is a token or more.
+# CLIP's tokenizer splits text into these pieces first, and encodes each as one token or more
+# (https://github.com/openai/CLIP, clip/simple_tokenizer.py).
 CLIP_PIECES = re.compile(r"[^\W\d_]+|\d|(?:[^\s\w]|_)+")
-CLIP_TOKENS = 77 - 2  # less start and end
+CLIP_TOKENS = 77 - 2  # without the start and end tokens
 
 
 def main(params: Params) -> str:
-    index, percentages, places = read_index(), read_table(PERCENTAGES), read_table(OSM_METADATA)
+    index, percentages, metadata = read_index(), read_table(PERCENTAGES), read_table(OSM_METADATA)
     ids = index["patch_id"].tolist()
-    for path, table in ((PERCENTAGES, percentages), (OSM_METADATA, places)):
+    for path, table in ((PERCENTAGES, percentages), (OSM_METADATA, metadata)):
         if table["patch_id"].tolist() != ids:
             raise UserError(
-                f"{path}: is of other patches than the index; `dvc repro` makes it anew"
+                f"{path}: its patches differ from those of the index; run `dvc repro` to update it"
             )
     names = [land_cover.name for land_cover in params.classes]
     rows = []
-    for patch, shares, place in zip(
+    for patch, shares, osm in zip(
         index.to_dict("records"),
         percentages[names].to_dict("records"),
-        places.to_dict("records"),
+        metadata.to_dict("records"),
         strict=True,
     ):
-        fields = fields_of(patch, shares, place, params.captions)
+        fields = caption_fields(patch, shares, osm, params.captions)
         variants = [fill(sentences, fields) for sentences in params.captions.templates]
-        chosen = variants[choice(params.captions.seed, patch["patch_id"], len(variants))]
-        if patch["split"] != "train":  # what is measured should not hang on the draw
-            chosen = variants[0]
-        rows.append({"patch_id": patch["patch_id"], "caption": chosen, "variants": variants})
+        caption = variants[variant_index(params.captions.seed, patch["patch_id"], len(variants))]
+        if patch["split"] != "train":  # metrics must not depend on the random choice
+            caption = variants[0]
+        rows.append({"patch_id": patch["patch_id"], "caption": caption, "variants": variants})
     credit = f"{IGN_CREDIT}; place names {OSM_CREDIT}"
     write_table(CAPTIONS, rows, SCHEMA, credit)
     captions = [row["caption"] for row in rows]
@@ -77,60 +78,64 @@ def main(params: Params) -> str:
         writer.writerow(["patch_id", "split", "caption"])
         writer.writerows(zip(ids, index["split"], captions, strict=True))
     with atomic_file(ZONES_PAGE) as partial:
-        page = zones_page(index.assign(caption=captions), places, credit)
+        page = zones_page(index.assign(caption=captions), metadata, credit)
         partial.write_text(page, encoding="utf-8")
     long = sum(len(CLIP_PIECES.findall(caption)) > CLIP_TOKENS for caption in captions)
     return (
-        f"{len(rows)} captions, {len(set(captions))} different, the longest of"
-        f" {max(map(len, captions))} letters; at least {long} are longer than CLIP's 77 tokens"
+        f"{len(rows)} captions, {len(set(captions))} distinct, up to {max(map(len, captions))}"
+        f" characters; at least {long} exceed CLIP's 77 tokens"
     )
 
 
-def fields_of(
-    patch: dict[str, Any], shares: dict[str, float], place: dict[str, Any], stage: Captions
+def caption_fields(
+    patch: dict[str, Any], shares: dict[str, float], osm: dict[str, Any], stage: Captions
 ) -> dict[str, str]:
-    """What a template may speak of; a field is empty where nothing is known.
+    """The values of a template's fields for one patch; "" where nothing is known.
 
     Args:
         patch: the patch's row of the index.
-        shares: share of each class, 0 to 1, by its name, in the order of the ids.
-        place: the patch's row of OpenStreetMap metadata.
-        stage: levels of the place, floor, numbers of classes and features.
+        shares: share of each class, 0 to 1, by its name, in order of the class ids.
+        osm: the patch's row of OpenStreetMap metadata.
+        stage: the stage's params.
 
     Returns:
-        See params.CAPTION_FIELDS. `place` has the finest level first and no name twice; `classes`
-        go by area, largest first, equal areas by id.
+        One value for each of params.CAPTION_FIELDS. `place` joins the levels in the order of
+        captions.place without repeated names; `classes` are sorted by area, largest first, equal
+        areas by id.
     """
-    known = {key: value for key, value in place.items() if isinstance(value, str)}
-    known["nearest_place"] = known.pop("place", "")  # `place` is the whole address in a template
-    named = list(dict.fromkeys(known[level] for level in stage.place if known.get(level)))
-    fields = {level: known.get(level, "") for level in PLACE_LEVELS}
+    names = {key: value for key, value in osm.items() if isinstance(value, str)}
+    names["nearest_place"] = names.pop("place", "")  # {place} stands for the whole address
+    address = list(dict.fromkeys(names[level] for level in stage.place if names.get(level)))
+    fields = {level: names.get(level, "") for level in PLACE_LEVELS}
     fields |= _date_fields(patch.get("date"))
     return fields | {
-        "place": ", ".join(named) or NOWHERE,
+        "place": ", ".join(address) or DEFAULT_PLACE,
         "classes": ", ".join(_classes(shares, stage)),
-        "features": ", ".join(_features(place, stage.most_features)),
+        "features": ", ".join(_features(osm, stage.most_features)),
     }
 
 
 def _classes(shares: dict[str, float], stage: Captions) -> list[str]:
-    order = sorted(shares, key=lambda name: -shares[name])  # stable: equal areas stay by id
-    above = [name for name in order if shares[name] * 100 >= stage.floor_percent and shares[name]]
-    # A patch of nineteen tiny parts may have none above the floor: then its largest.
-    chosen = (above or order[:1])[: stage.most_classes]
+    by_area = sorted(shares, key=lambda name: -shares[name])  # stable: equal areas stay by id
+    above = [name for name in by_area if shares[name] * 100 >= stage.floor_percent and shares[name]]
+    # If no class reaches the floor, name the largest.
+    names = (above or by_area[:1])[: stage.most_classes]
     if stage.amounts == "numbers":
-        return [f"{name} {shares[name]:.0%}" for name in chosen]
+        return [f"{name} {shares[name]:.0%}" for name in names]
     if stage.amounts == "words":
-        return [next(w for floor, w in AMOUNTS if shares[n] >= floor) + n for n in chosen]
-    return chosen
+        return [
+            next(words for minimum, words in AMOUNTS if shares[name] >= minimum) + name
+            for name in names
+        ]
+    return names
 
 
-def _features(place: dict[str, Any], most: int) -> list[str]:
-    """Named waters, then what there is most of, in OpenStreetMap's own words."""
-    counted = sorted(dict(place["features"]).items(), key=lambda pair: (-pair[1], pair[0]))
-    kinds = [key.partition("=")[2].replace("_", " ") for key, _ in counted]
-    words = [*place["waterways"], *(kind for kind in kinds if kind not in ("yes", "no"))]
-    return list(dict.fromkeys(words))[:most]
+def _features(osm: dict[str, Any], most: int) -> list[str]:
+    """Names of waterways, then the most frequent values of OpenStreetMap's tags."""
+    by_count = sorted(dict(osm["features"]).items(), key=lambda pair: (-pair[1], pair[0]))
+    values = [tag.partition("=")[2].replace("_", " ") for tag, _ in by_count]
+    features = [*osm["waterways"], *(value for value in values if value not in ("yes", "no"))]
+    return list(dict.fromkeys(features))[:most]
 
 
 def _date_fields(date: Any) -> dict[str, str]:
@@ -146,7 +151,10 @@ def _date_fields(date: Any) -> dict[str, str]:
 
 
 def fill(sentences: list[str], fields: dict[str, str]) -> str:
-    """A template's sentences with their fields, without those of which a field is empty; in NFC."""
+    """Fill in a template's sentences, join them with spaces and normalise them to NFC.
+
+    A sentence with an empty field is left out.
+    """
     filled = [
         sentence.format(**fields)
         for sentence in sentences
@@ -155,8 +163,8 @@ def fill(sentences: list[str], fields: dict[str, str]) -> str:
     return unicodedata.normalize("NFC", " ".join(filled))
 
 
-def choice(seed: int, patch_id: str, count: int) -> int:
-    """Which of some variants a patch gets, 0 to count - 1, the same on every machine."""
+def variant_index(seed: int, patch_id: str, count: int) -> int:
+    """A patch's variant, 0 to count - 1: a uniform choice, the same on every machine."""
     digest = hashlib.sha256(f"{seed} {patch_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % count
 

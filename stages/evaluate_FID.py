@@ -1,13 +1,14 @@
-"""evaluate-FID: how good the generated images are, beside the real ones and an untrained model's.
+"""evaluate-FID: evaluate generated images against real ones and an untrained baseline.
 
-Reads   data/generated/, data/dataset/, models/segmenter/; the FID Inception where it is named
-Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv for plots;
-        data/agreement.parquet, each image's agreement with its mask; the same numbers on the run in
-        MLflow that trained the model
+Reads   data/generated/, data/dataset/, models/segmenter/; the FID Inception if its weights are set
+Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv, plots of per-class IoU;
+        data/agreement.parquet, pixel accuracy of each image; the same numbers in the MLflow run
+        that trained the model
 
-The judge (train-segmenter) reads land cover from images: agreement with the mask that was asked
-for. Distances compare features of image sets: with the FID Inception they are FID and KID, with
-the judge's features they are named so. Beside a number NAME stands its interval, NAME_95.
+The segmenter of train-segmenter, the judge, predicts land cover from images, and its predictions
+are compared with the masks. Distances compare image sets in a feature space: those in the FID
+Inception's are FID and KID, the names of those in the segmenter's start with judge_. Each number
+NAME has a 95 % confidence interval NAME_95. See docs/evaluation.md.
 """
 
 import csv
@@ -25,11 +26,16 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
-from aerialdreams.evaluation.feature_spaces import Images, Inception, Judge, load_inception
+from aerialdreams.evaluation.feature_spaces import (
+    Images,
+    InceptionFeatures,
+    SegmenterFeatures,
+    load_inception,
+)
 from aerialdreams.evaluation.metrics import (
     NEIGHBOURS,
     agreement,
-    agreement_draws,
+    agreement_resamples,
     confusion,
     density_coverage,
     frechet_distance,
@@ -45,8 +51,8 @@ from aerialdreams.evaluation.metrics import (
     spread,
 )
 from aerialdreams.generation.outputs import (
+    EVALUATED_SETS,
     EVALUATED_SPLITS,
-    JUDGED_SETS,
     MANIFEST,
     chosen_rows,
     extra_rows,
@@ -72,34 +78,36 @@ AGREEMENT_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("source", pa.string()),  # real, generated or untrained
         ("patch_id", pa.string()),
-        ("pixel_accuracy", pa.float64()),  # share of its pixels that the judge reads as asked
+        ("pixel_accuracy", pa.float64()),  # share of pixels predicted as in the mask
     ]
 )
 
 Loaded = TypeVar("Loaded")
-Spaces = Mapping[str, Judge | Inception]  # what gives features, by its name
+FeatureSpaces = Mapping[str, SegmenterFeatures | InceptionFeatures]
 
 
 def main(params: Params) -> str:
     configure_torch(params.compute.threads, params.compute.deterministic)
     distributed, device = start_processes("stages.evaluate_FID", params.runtime.processes)
     stage, manifest = params.evaluate_fid, read_json(GENERATED / MANIFEST)
-    judge = Judge(device)
+    segmenter = SegmenterFeatures(device)
     inception = load_inception(
         stage.inception_weights,
         stage.inception_sha256,
         Path(params.raw_patches.downloads),
         device,
     )
-    spaces: Spaces = {"judge": judge, "inception": inception} if inception else {"judge": judge}
+    spaces: dict[str, SegmenterFeatures | InceptionFeatures] = {"judge": segmenter}
+    if inception:
+        spaces["inception"] = inception
     generated = GenerateValidation(
         **{name: manifest["params"][name] for name in GenerateValidation.model_fields}
     )
-    train = see_train(spaces, params, distributed)
+    train = train_features(spaces, params, distributed)
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for split in EVALUATED_SPLITS:
-        sets, agreements = see_split(split, generated, judge, spaces, params, distributed)
+        sets, agreements = evaluation_sets(split, generated, segmenter, spaces, params, distributed)
         if not distributed.is_main:
             continue
         rows += agreements
@@ -109,26 +117,27 @@ def main(params: Params) -> str:
         return ""
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
-    # The files let `aerialdreams compare` read an experiment from MLflow alone.
+    # With these files in MLflow, `aerialdreams compare` needs nothing else.
     files = [GENERATED / f"{split}.png" for split in EVALUATED_SPLITS]
     files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), files)
-    first = report["validation"]
+    scores = report["validation"]
     return (
-        f"validation mIoU {first['generated']['miou']:.3f} generated, {first['real']['miou']:.3f}"
-        f" real, {first['untrained']['miou']:.3f} untrained (N = {first['generated']['n']});"
-        f" FID {'computed' if inception else NOT_COMPUTED}; on MLflow's run {run}"
+        f"validation mIoU {scores['generated']['miou']:.3f} generated, {scores['real']['miou']:.3f}"
+        f" real, {scores['untrained']['miou']:.3f} untrained (N = {scores['generated']['n']});"
+        f" FID {'computed' if inception else NOT_COMPUTED}; logged to MLflow run {run}"
     )
 
 
 @dataclass
-class Seen:
-    """What is gathered of an image set.
+class ImageSet:
+    """Statistics of an image set.
 
     Attributes:
-        matrices: the confusion matrix of each image.
-        features: by feature space, arrays (images, dimensions).
-        differences: mean absolute difference of each image to the first sample, 0 to 1.
+        matrices: a confusion matrix per image.
+        features: by feature space, one array (images, dimensions) per batch.
+        differences: mean absolute difference of each image from the first sample of its mask, in
+            pixel values from 0 to 1.
     """
 
     matrices: list[NDArray[np.int64]] = field(default_factory=list)
@@ -138,52 +147,52 @@ class Seen:
     differences: list[float] = field(default_factory=list)
 
     @torch.no_grad()
-    def look(self, images: Images, spaces: Spaces) -> None:
-        """Add the features of some images."""
+    def add_features(self, images: Images, spaces: FeatureSpaces) -> None:
+        """Add the features of a batch of images."""
         for name, space in spaces.items():
             self.features[name].append(space(images).cpu().double().numpy())
 
-    def extend(self, other: "Seen") -> None:
-        """Add what was gathered of the next images."""
+    def extend(self, other: "ImageSet") -> None:
+        """Add the statistics of further images."""
         self.matrices += other.matrices
         self.differences += other.differences
         for name, arrays in other.features.items():
             self.features[name] += arrays
 
-    def of(self, space: str) -> NDArray[np.float64]:
-        """Features of all images in a space, (images, dimensions)."""
+    def all_features(self, space: str) -> NDArray[np.float64]:
+        """Features of all images in a feature space, (images, dimensions)."""
         return np.concatenate(self.features[space])
 
 
-def see_train(spaces: Spaces, params: Params, distributed: Distributed) -> Seen:
-    """The train split's features, on rank 0."""
+def train_features(spaces: FeatureSpaces, params: Params, distributed: Distributed) -> ImageSet:
+    """The train split's features. Each rank computes a share; only rank 0 gets all of them."""
     size, batch_size = params.image_size, params.evaluate_fid.batch_size
     batches = list(batched(range(count_patches("train")), batch_size))
-    own = distributed.share(batches)
+    own_batches = distributed.share(batches)
 
     def load(rows: list[int]) -> Images:
         patches = read_patches("train", rows)
         return np.stack([resize_image(patch.image, size) for patch in patches])
 
-    loaded = map_ahead(load, own, params.runtime.loaders)
+    loaded = map_ahead(load, own_batches, params.runtime.loaders)
     parts = []
-    for images in show_progress(loaded, "train seen", len(own), distributed):
-        parts.append(Seen())
-        parts[-1].look(images, spaces)
-    train = Seen()
+    for images in show_progress(loaded, "train features", len(own_batches), distributed):
+        parts.append(ImageSet())
+        parts[-1].add_features(images, spaces)
+    train = ImageSet()
     for part in distributed.gather(parts):
         train.extend(part)
     return train
 
 
 class Batch(NamedTuple):
-    """Some patches of a split with their generated images.
+    """Patches of a split with their generated images.
 
     Attributes:
-        patch_ids: of the patches.
+        patch_ids: ids of the patches.
         masks: class ids, (patches, size, size).
-        images: by image set, those of the patches that have them: RGB, (images, size, size, 3).
-        extra: numbers of the patches, within the batch, that have further samples.
+        images: RGB by image set, (images, size, size, 3), of the patches that have such an image.
+        extra: positions in the batch of the patches that have further samples.
     """
 
     patch_ids: list[str]
@@ -195,29 +204,31 @@ class Batch(NamedTuple):
 def load_batch(
     split: str, generated: GenerateValidation, extra: set[int], size: int, rows: list[int]
 ) -> Batch:
-    """Read some patches and their generated images.
+    """Read a batch of patches and their generated images.
 
     Args:
         split: validation or test.
-        generated: what was generated.
+        generated: the params with which the images were generated.
         extra: rows of the split that have further samples.
         size: height and width of the images, pixels.
-        rows: of the split, to read.
+        rows: rows of the split to read.
     """
     patches = list(read_patches(split, rows))
     ids = [patch.patch_id for patch in patches]
-    numbers = [number for number, row in enumerate(rows) if row in extra]
+    positions = [position for position, row in enumerate(rows) if row in extra]
     images = {
         "real": np.stack([resize_image(patch.image, size) for patch in patches]),
-        "generated": np.stack([read_generated(split, "generated", i, size) for i in ids]),
+        "generated": np.stack(
+            [read_generated(split, "generated", patch_id, size) for patch_id in ids]
+        ),
     }
-    if numbers:
+    if positions:
         for source in ("untrained", *further_samples(generated)):
             images[source] = np.stack(
-                [read_generated(split, source, ids[number], size) for number in numbers]
+                [read_generated(split, source, ids[position], size) for position in positions]
             )
     masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-    return Batch(ids, masks, images, numbers)
+    return Batch(ids, masks, images, positions)
 
 
 def further_samples(generated: GenerateValidation) -> list[str]:
@@ -226,158 +237,188 @@ def further_samples(generated: GenerateValidation) -> list[str]:
 
 
 @torch.no_grad()
-def see_split(
+def evaluation_sets(
     split: str,
     generated: GenerateValidation,
-    judge: Judge,
-    spaces: Spaces,
+    segmenter: SegmenterFeatures,
+    spaces: FeatureSpaces,
     params: Params,
     distributed: Distributed,
-) -> tuple[dict[str, Seen], list[dict[str, Any]]]:
-    """Look at all image sets of a split. On rank 0 the result is complete.
+) -> tuple[dict[str, ImageSet], list[dict[str, Any]]]:
+    """Collect the statistics of a split's image sets; only rank 0 gets all of them.
+
+    Args:
+        split: validation or test.
+        generated: the params with which the images were generated.
+        segmenter: predicts the land cover of the images.
+        spaces: feature spaces by name.
+        params: all params.
+        distributed: the processes that share the work.
 
     Returns:
-        What was gathered, by image set; the first samples of the masks that have several are a set
-        of their own, `sample-1`. And a row for each segmented image, for `AGREEMENT`.
+        The image sets by name: real, generated, untrained, sample-2, ... and sample-1, the first
+        samples of the masks that have several. And a row of AGREEMENT_SCHEMA for each image whose
+        land cover was predicted.
     """
     rows = chosen_rows(split, generated.masks)
     extra = set(extra_rows(rows, generated.extra_masks))
-    own = distributed.share(list(batched(rows, params.evaluate_fid.batch_size)))
+    own_batches = distributed.share(list(batched(rows, params.evaluate_fid.batch_size)))
     load = partial(load_batch, split, generated, extra, params.image_size)
-    loaded = map_ahead(load, own, params.runtime.loaders)
+    loaded = map_ahead(load, own_batches, params.runtime.loaders)
     parts = []
-    for batch in show_progress(loaded, f"{split} judged", len(own), distributed):
-        parts.append(see_batch(split, batch, judge, spaces))
-    sets: dict[str, Seen] = defaultdict(Seen)
+    for batch in show_progress(loaded, f"{split} evaluated", len(own_batches), distributed):
+        parts.append(batch_sets(split, batch, segmenter, spaces))
+    sets: dict[str, ImageSet] = defaultdict(ImageSet)
     agreements = []
     for part, batch_rows in distributed.gather(parts):
         agreements += batch_rows
-        for source, seen in part.items():
-            sets[source].extend(seen)
+        for source, image_set in part.items():
+            sets[source].extend(image_set)
     return sets, agreements
 
 
-def see_batch(
-    split: str, batch: Batch, judge: Judge, spaces: Spaces
-) -> tuple[dict[str, Seen], list[dict[str, Any]]]:
-    """What `see_split` gathers, of one batch."""
-    sets: dict[str, Seen] = {source: Seen() for source in batch.images}
+def batch_sets(
+    split: str, batch: Batch, segmenter: SegmenterFeatures, spaces: FeatureSpaces
+) -> tuple[dict[str, ImageSet], list[dict[str, Any]]]:
+    """The results of `evaluation_sets` for one batch."""
+    sets: dict[str, ImageSet] = {source: ImageSet() for source in batch.images}
     rows = []
-    for source in ("real", *JUDGED_SETS):
+    for source in ("real", *EVALUATED_SETS):
         if source not in sets:
             continue
-        numbers = batch.extra if source == "untrained" else range(len(batch.patch_ids))
-        for number, ids in zip(numbers, judge.read(batch.images[source]), strict=True):
-            mask = batch.masks[number]
+        positions = batch.extra if source == "untrained" else range(len(batch.patch_ids))
+        predictions = segmenter.predict(batch.images[source])
+        for position, ids in zip(positions, predictions, strict=True):
+            mask = batch.masks[position]
             sets[source].matrices.append(confusion(mask, ids))
-            row = {"split": split, "source": source, "patch_id": batch.patch_ids[number]}
+            row = {"split": split, "source": source, "patch_id": batch.patch_ids[position]}
             rows.append(row | {"pixel_accuracy": float((mask == ids).mean())})
-    for source, seen in sets.items():
-        seen.look(batch.images[source], spaces)
+    for source, image_set in sets.items():
+        image_set.add_features(batch.images[source], spaces)
     if batch.extra:
         first = batch.images["generated"][batch.extra]
-        sets["sample-1"] = Seen(
+        sets["sample-1"] = ImageSet(
             features={
                 name: [array[batch.extra] for array in arrays]
                 for name, arrays in sets["generated"].features.items()
             }
         )
-        for source, seen in sets.items():
+        for source, image_set in sets.items():
             if source.startswith("sample-") and source != "sample-1":
                 difference = np.abs(batch.images[source].astype(float) - first) / 255
-                seen.differences += difference.mean((1, 2, 3)).tolist()
+                image_set.differences += difference.mean((1, 2, 3)).tolist()
     return sets, rows
 
 
 def show_progress(
     batches: Iterator[Loaded], description: str, count: int, distributed: Distributed
 ) -> Iterator[Loaded]:
-    """The batches, with progress on rank 0."""
+    """Iterate over the batches, and show progress on rank 0."""
     return progress(batches, description, "batches", count) if distributed.is_main else batches
 
 
-def evaluate(sets: dict[str, Seen], train: Seen, samples: int, params: Params) -> dict[str, Any]:
-    """All numbers of one split, by image set."""
+def evaluate(
+    sets: dict[str, ImageSet], train: ImageSet, samples: int, params: Params
+) -> dict[str, Any]:
+    """All metrics of one split, by image set.
+
+    Args:
+        sets: the split's image sets, see `evaluation_sets`.
+        train: the train split's features.
+        samples: generated images per mask.
+        params: all params.
+    """
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
-    draws = {}
-    for source in ("real", *JUDGED_SETS):
+    resamples = {}
+    for source in ("real", *EVALUATED_SETS):
         matrices = np.stack(sets[source].matrices)
-        draws[source] = agreement_draws(matrices)
+        resamples[source] = agreement_resamples(matrices)
         report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), names)
-        report[source] |= {f"{key}_95": interval(some) for key, some in draws[source].items()}
+        report[source] |= {
+            f"{key}_95": interval(values) for key, values in resamples[source].items()
+        }
         report[source] |= mean_of("class_share_error", share_errors(matrices))
     real, count = sets["real"], len(sets["real"].matrices)
-    total = len(train.of("judge"))
-    # As many real images of other places: no image set can be expected to come nearer.
-    evenly = [number * total // count for number in range(min(count, total))]
-    floor = Seen(features={name: [train.of(name)[evenly]] for name in train.features})
-    for source in JUDGED_SETS:
+    total = len(train.all_features("judge"))
+    # Real images of other patches, equally many, give a lower bound for the distances.
+    subset = [number * total // count for number in range(min(count, total))]
+    lower_bound = ImageSet(
+        features={name: [train.all_features(name)[subset]] for name in train.features}
+    )
+    for source in EVALUATED_SETS:
         mious = report[source]["miou"], report["real"]["miou"]
-        report[source] |= miou_of_real(*mious, draws[source]["miou"], draws["real"]["miou"])
+        report[source] |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
         report[source] |= distances(sets[source], real)
-        # Copies of what was learnt by heart would be nearer to the train split than real ones are.
-        made, ground = (nearest(one.of("judge"), train.of("judge")) for one in (sets[source], real))
-        ratio = float(np.median(made) / np.median(ground))
+        # Memorised train images would be nearer to the train split than real images are.
+        to_train, real_to_train = (
+            nearest(image_set.all_features("judge"), train.all_features("judge"))
+            for image_set in (sets[source], real)
+        )
+        ratio = float(np.median(to_train) / np.median(real_to_train))
+        ratio_95 = median_ratio_interval(to_train, real_to_train)
         report[source]["judge_nearest_train_of_real"] = ratio
-        report[source]["judge_nearest_train_of_real_95"] = median_ratio_interval(made, ground)
+        report[source]["judge_nearest_train_of_real_95"] = ratio_95
     report["generated"] |= diversity(sets, samples)
-    report["floor"] = {"n": len(evenly)} | distances(floor, real)
+    report["floor"] = {"n": len(subset)} | distances(lower_bound, real)
     return report
 
 
 def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean over images under its name, and its interval."""
+    """The mean over images and its interval, as `name` and `name`_95."""
     return {name: float(values.mean()), f"{name}_95": mean_interval(values)}
 
 
-def diversity(sets: dict[str, Seen], samples: int) -> dict[str, Any]:
-    """How far the samples of one mask lie apart, in pixels and in the judge's features."""
-    if samples < 2 or len(sets["sample-1"].of("judge")) < 2:
+def diversity(sets: dict[str, ImageSet], samples: int) -> dict[str, Any]:
+    """Differences between the samples of one mask, in pixel values and in segmenter features."""
+    if samples < 2 or len(sets["sample-1"].all_features("judge")) < 2:
         return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
-    drawn = [sets[f"sample-{number}"] for number in range(1, samples + 1)]
-    pixels = np.mean([seen.differences for seen in drawn[1:]], axis=0)
-    features = spread([seen.of("judge") for seen in drawn])
+    sample_sets = [sets[f"sample-{number}"] for number in range(1, samples + 1)]
+    pixels = np.mean([sample_set.differences for sample_set in sample_sets[1:]], axis=0)
+    features = spread([sample_set.all_features("judge") for sample_set in sample_sets])
     return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)
 
 
-def distances(a: Seen, real: Seen) -> dict[str, Any]:
-    """Distances of an image set to the real one, by their features in each space."""
-    made, ground = a.of("judge"), real.of("judge")
-    count = min(len(made), len(ground))
+def distances(image_set: ImageSet, real: ImageSet) -> dict[str, Any]:
+    """Distances of an image set from the real one, in each feature space."""
+    features, real_features = image_set.all_features("judge"), real.all_features("judge")
+    count = min(len(features), len(real_features))
     too_few = f"not computed: {count} images are too few"
-    report = distance_pair(made, ground, "judge_frechet_distance", "judge_kernel_distance")
+    report = distance_pair(
+        features, real_features, "judge_frechet_distance", "judge_kernel_distance"
+    )
     if count > NEIGHBOURS:
-        density, coverage = density_coverage(ground, made)
+        density, coverage = density_coverage(real_features, features)
         report |= mean_of("judge_density", density) | mean_of("judge_coverage", coverage)
     else:
         report |= {"judge_density": too_few, "judge_coverage": too_few}
-    if "inception" in a.features:
-        report |= distance_pair(a.of("inception"), real.of("inception"), "fid", "kid")
+    if "inception" in image_set.features:
+        features, real_features = (s.all_features("inception") for s in (image_set, real))
+        report |= distance_pair(features, real_features, "fid", "kid")
     else:
         report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
     return report
 
 
 def distance_pair(
-    made: NDArray[np.float64], ground: NDArray[np.float64], frechet: str, kernel: str
+    features: NDArray[np.float64], real: NDArray[np.float64], frechet: str, kernel: str
 ) -> dict[str, Any]:
-    """Both distances of two sets of features under their names, with intervals."""
-    count = min(len(made), len(ground))
-    if count < 4:  # halves of one image have no spread
+    """Fréchet and kernel distance with intervals, under the given names."""
+    count = min(len(features), len(real))
+    if count < 4:  # half-samples of a single image have no covariance
         return dict.fromkeys((frechet, kernel), f"not computed: {count} images are too few")
-    distance = frechet_distance(made, ground)
+    distance = frechet_distance(features, real)
     return {
         frechet: distance,
-        f"{frechet}_95": frechet_interval(made, ground, distance),
-        kernel: kernel_distance(made, ground),
-        f"{kernel}_95": kernel_distance_interval(made, ground),
+        f"{frechet}_95": frechet_interval(features, real, distance),
+        kernel: kernel_distance(features, real),
+        f"{kernel}_95": kernel_distance_interval(features, real),
     }
 
 
 def write_iou(path: Path, report: dict[str, Any]) -> None:
-    """One split's IoU by class as a table for `dvc plots`."""
-    sources = ("real", *JUDGED_SETS)
+    """Write one split's per-class IoU as a table for `dvc plots`."""
+    sources = ("real", *EVALUATED_SETS)
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", *sources])

@@ -1,12 +1,13 @@
-"""evaluate-utility: what generated images are worth as training data for a segmenter.
+"""evaluate-utility: train segmenters on generated and on real images, and compare them.
 
 Reads   data/dataset/ (validation and test), data/generated/validation/
-Writes  metrics/utility.json; the same numbers on the run in MLflow that trained the model
+Writes  metrics/utility.json; the same numbers in the MLflow run that trained the model
 
-Segmenters are trained on the validation patches' masks with the real images, the generated ones, or
-both, for the same number of steps. Then they segment the real images of the test patches, which are
-of other domains, unknown to them and to the ControlNet. All of it from several seeds.
-`miou_of_real` is 1 if generated images train a segmenter as well as photographs do.
+Segmenters like train-segmenter's are trained for the same number of steps on the validation masks
+with the real images, the generated images, or both, from several seeds each. They are tested on the
+real test images, whose domains neither they nor the ControlNet have seen. `miou_of_real` is 1 if
+generated images train a segmenter as well as real ones. A killed run resumes from its last
+checkpoint.
 """
 
 from pathlib import Path
@@ -27,7 +28,7 @@ from aerialdreams.data.dataset import (
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.evaluation.metrics import (
     agreement,
-    agreement_draws,
+    agreement_resamples,
     confusion,
     interval,
     miou_of_real,
@@ -50,7 +51,7 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-BATCH = 16  # test images that are read at a time
+BATCH = 16  # test images per batch
 
 
 def main(params: Params) -> str:
@@ -58,7 +59,8 @@ def main(params: Params) -> str:
     distributed, device = start_processes("stages.evaluate_utility", params.runtime.processes)
     manifest = read_json(GENERATED / MANIFEST)
     rows = open_split("validation").select(chosen_rows("validation", manifest["params"]["masks"]))
-    real, generated = (Patches(rows, params.image_size, source) for source in (False, True))
+    real = Patches(rows, params.image_size, generated=False)
+    generated = Patches(rows, params.image_size, generated=True)
     training_sets: dict[str, SegmentationPatches] = {
         "real": real,
         "generated": generated,
@@ -67,10 +69,12 @@ def main(params: Params) -> str:
     identity = identity_of(params) if distributed.is_main else {}
     unfinished = work_folder(scratch_dir(), "evaluate-utility", identity)
     with distributed.shared_folder(unfinished) as work:
-        # The masks, and so the weights, are the same in all training sets.
+        # All training sets have the same masks, and so the same class weights.
         weights = class_weights(real.mask(row) for row in range(len(real)))
         models = train_own(training_sets, weights, work, params, distributed, device)
-        matrices = distributed.gather(list(examine(models, params, distributed, device).items()))
+        matrices = distributed.gather(
+            list(confusion_matrices(models, params, distributed, device).items())
+        )
     if not distributed.is_main:
         return ""
     by_set: dict[str, list[NDArray[np.int64]]] = {name: [] for name in training_sets}
@@ -92,16 +96,16 @@ def main(params: Params) -> str:
 
 
 def identity_of(params: Params) -> dict[str, Any]:
-    """What decides the weights of the segmenters."""
-    decisive = params.evaluate_utility.model_dump(mode="json") | {
+    """Everything that determines the weights of the segmenters; see `training_identity`."""
+    decisive_params = params.evaluate_utility.model_dump(mode="json") | {
         "segmenter": params.train_segmenter.model_dump(mode="json"),
         "image_size": params.image_size,
     }
     rooms = ("data", "models", "training", "generation")
-    return training_identity(decisive, [DATASET, GENERATED], [__file__], rooms)
+    return training_identity(decisive_params, [DATASET, GENERATED], [__file__], rooms)
 
 
-Key = tuple[str, int]  # name of a training set, and number of the seed
+Key = tuple[str, int]  # name of the training set, index of the seed
 
 
 def train_own(
@@ -112,22 +116,31 @@ def train_own(
     distributed: Distributed,
     device: torch.device,
 ) -> dict[Key, Segmenter]:
-    """This rank's share of the segmenters: one for each training set and seed."""
+    """Train this rank's share of the segmenters, one for each training set and seed.
+
+    Args:
+        training_sets: the sets by name.
+        weights: class weights of the loss, (classes,).
+        work: folder for checkpoints.
+        params: all params.
+        distributed: the processes that share the work.
+        device: where to train.
+    """
     segmenter, models = params.train_segmenter, dict[Key, Segmenter]()
     seeds = range(params.evaluate_utility.seeds)
-    keys = [(name, number) for number in seeds for name in training_sets]
-    for name, number in distributed.share(keys):
+    keys = [(name, index) for index in seeds for name in training_sets]
+    for name, index in distributed.share(keys):
         settings = SegmenterSettings(
-            seed=segmenter.seed + 1 + number,
+            seed=segmenter.seed + 1 + index,
             channels=segmenter.channels,
             num_classes=len(params.classes),
             steps=params.evaluate_utility.steps,
             batch_size=segmenter.batch_size,
             learning_rate=segmenter.learning_rate,
         )
-        folder = work / f"{name}-{number}"
+        folder = work / f"{name}-{index}"
         folder.mkdir(exist_ok=True)
-        models[name, number], _ = train_segmenter(
+        models[name, index], _ = train_segmenter(
             training_sets[name],
             weights,
             settings,
@@ -140,7 +153,7 @@ def train_own(
 
 
 class Patches(SegmentationPatches):
-    """The validation patches' masks with their real or their generated images."""
+    """Validation masks, with either their real or their generated images."""
 
     def __init__(self, rows: Any, size: int, generated: bool) -> None:
         self.rows, self.size, self.generated = rows, size, generated
@@ -162,13 +175,19 @@ class Patches(SegmentationPatches):
 
 
 @torch.no_grad()
-def examine(
+def confusion_matrices(
     models: dict[Key, Segmenter], params: Params, distributed: Distributed, device: torch.device
 ) -> dict[Key, NDArray[np.int64]]:
-    """Confusion matrices of segmenters on the real test images, in one pass over these.
+    """Test segmenters on the real test images, in one pass over the images.
+
+    Args:
+        models: the segmenters.
+        params: all params.
+        distributed: the processes that share the work.
+        device: where the segmenters are.
 
     Returns:
-        By segmenter, (images, 19, 19).
+        Confusion matrices of each segmenter, (images, 19, 19).
     """
     size = params.image_size
 
@@ -192,25 +211,25 @@ def examine(
 
 
 def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[str, Any]:
-    """The numbers of each lesson; intervals hold over test images and over seeds.
+    """Metrics of each training set. The intervals cover both test images and seeds.
 
     Args:
-        matrices: of each lesson, by seed and test image, (seeds, images, 19, 19).
-        names: of the classes.
+        matrices: confusion matrices by the name of the training set, (seeds, images, 19, 19).
+        names: names of the classes, in order of their ids.
     """
     report: dict[str, Any] = {}
-    draws = {}
+    resamples = {}
     for name, by_seed in matrices.items():
-        scores = [agreement(one.sum(0), names)["miou"] for one in by_seed]
-        # Test images are drawn alike for all; each draw is of a seed, drawn too.
-        drawn = np.stack([agreement_draws(one)["miou"] for one in by_seed])
-        chosen = np.random.default_rng(1).integers(0, len(by_seed), drawn.shape[1])
-        draws[name] = drawn[chosen, np.arange(drawn.shape[1])]
+        scores = [agreement(images.sum(0), names)["miou"] for images in by_seed]
+        # Each resample is of one seed, drawn at random. All sets use the same images and seeds.
+        mious = np.stack([agreement_resamples(images)["miou"] for images in by_seed])
+        seeds = np.random.default_rng(1).integers(0, len(by_seed), mious.shape[1])
+        resamples[name] = mious[seeds, np.arange(mious.shape[1])]
         report[name] = {"n": 0, "n_test": by_seed.shape[1], "miou": float(np.mean(scores))}
-        report[name] |= {"miou_95": interval(draws[name]), "miou_by_seed": scores}
+        report[name] |= {"miou_95": interval(resamples[name]), "miou_by_seed": scores}
+    real = report["real"]["miou"]
     for name in ("generated", "both"):
-        mious = report[name]["miou"], report["real"]["miou"]
-        report[name] |= miou_of_real(*mious, draws[name], draws["real"])
+        report[name] |= miou_of_real(report[name]["miou"], real, resamples[name], resamples["real"])
     return report
 
 

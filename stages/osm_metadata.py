@@ -1,8 +1,8 @@
-"""osm-metadata: where each patch lies and what is there, by OpenStreetMap.
+"""osm-metadata: each patch's commune, nearest road and place, and features, from OpenStreetMap.
 
-Reads   data/patches.parquet; an extract (.osm.pbf), or an Overpass server's answers
+Reads   data/patches.parquet; an extract (.osm.pbf) or an Overpass server
 Writes  data/osm_metadata.parquet, see SCHEMA; null where OpenStreetMap has nothing
-        data/osm_answers/, the server's answers, so that nobody need ask again
+        data/osm_answers/, the server's responses, so that a zone is requested only once
 
 Contains information from OpenStreetMap, © OpenStreetMap contributors, ODbL 1.0.
 """
@@ -18,9 +18,10 @@ from aerialdreams.data.credits import OSM_CREDIT
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
+from aerialdreams.osm.features import LEVELS
 from aerialdreams.osm.join import locate, name_levels
-from aerialdreams.osm.knowledge import LEVELS, SearchRadius, zones_of
 from aerialdreams.osm.overpass import Overpass
+from aerialdreams.osm.zones import SearchRadius, zones_of
 from aerialdreams.params import Params
 from aerialdreams.paths import OSM_ANSWERS, OSM_METADATA
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
@@ -38,12 +39,12 @@ server and query. They are made by the stage osm-metadata where osm_metadata.bac
 SCHEMA = pa.schema(
     [
         ("patch_id", pa.string()),
-        # What holds the patch's centre, from the country to the quartier.
+        # The areas that contain the patch's centre, from country to quartier.
         *((level, pa.string()) for level in LEVELS.values()),
-        ("departement_code", pa.string()),  # as INSEE's: 06, 2A, 974
+        ("departement_code", pa.string()),  # INSEE's: 06, 2A, 974
         ("insee", pa.string()),  # of the commune
         ("postcode", pa.string()),
-        # Communes that the patch's square touches, the largest share (0 to 1) first.
+        # Communes that the patch's square touches, by share (0 to 1), largest first.
         (
             "communes",
             pa.list_(
@@ -57,52 +58,53 @@ SCHEMA = pa.schema(
         ("place", pa.string()),
         ("place_kind", pa.string()),
         ("place_distance", pa.float64()),
-        # What lies in the square: nodes and ways, by key=value, as landuse=vineyard.
+        # Number of nodes and ways that touch the square, by tag, such as landuse=vineyard.
         ("features", pa.map_(pa.string(), pa.int32())),
-        ("buildings", pa.int32()),  # whose middle lies in it
+        ("buildings", pa.int32()),  # whose centre lies in the square
         ("waterways", pa.list_(pa.string())),  # names
-        ("missing", pa.list_(pa.string())),  # levels that every place in France has, not found
+        ("missing", pa.list_(pa.string())),  # levels of EVERYWHERE that are null
         ("backend", pa.string()),
         ("timestamp", pa.string()),  # of OpenStreetMap's data
     ]
 )
-EVERYWHERE = ("country", "region", "departement", "commune")
-SHOWN = ("commune", "road", "place")
+EVERYWHERE = ("country", "region", "departement", "commune")  # levels that cover all of France
+COUNTED = ("commune", "road", "place")  # columns in the summary line
 
 
 def main(params: Params) -> str:
     stage, index = params.osm_metadata, read_index()
     zones = zones_of(index)
-    kept = keep_answers(scratch_dir() / OSM_ANSWERS.name)
+    responses = collect_responses(scratch_dir() / OSM_ANSWERS.name)
     radius = SearchRadius(stage.max_road_distance, stage.max_place_distance)
     source: Extract | Overpass
     if stage.backend == "overpass":
         server = stage.overpass
-        source = Overpass(server.server, server.user_agent, server.pause, radius, kept)
+        source = Overpass(server.server, server.user_agent, server.pause, radius, responses)
     else:
         source = Extract(Path(stage.extract), [zone for zone, _ in zones], radius)
-    located, empty, cut = [], [], set[str]()
+    zone_rows, empty, cut = [], [], set[str]()
     for zone, patches in progress(zones, "zones located", "zones", len(zones)):
-        known = source.zone(zone)
-        located.append((locate(patches, known, radius), known.boundaries))
-        cut.update(known.cut)
-        if known.empty:
+        features = source.read_zone(zone)
+        zone_rows.append((locate(patches, features, radius), features.boundaries))
+        cut.update(features.cut)
+        if features.empty:
             empty.append(str(zone))
     if len(empty) == len(zones):
         raise UserError(
-            f"osm_metadata.backend {stage.backend}: knows nothing of any zone, from {empty[0]} on;"
-            " is its data of another part of the world?"
+            f"osm_metadata.backend {stage.backend}: has no data for any zone, the first is"
+            f" {empty[0]}; use data that covers the zones"
         )
-    name_levels(located)
-    by_patch = {row["patch_id"]: row for rows, _ in located for row in rows}
-    rows = [by_patch[patch_id] for patch_id in index["patch_id"]]
+    name_levels(zone_rows)
+    row_of = {row["patch_id"]: row for rows, _ in zone_rows for row in rows}
+    rows = [row_of[patch_id] for patch_id in index["patch_id"]]
     for row in rows:
         row["backend"] = stage.backend
         row["missing"] = [level for level in EVERYWHERE if row.get(level) is None]
     write_table(OSM_METADATA, rows, SCHEMA, OSM_CREDIT)
-    asked, used = "", set[Path]()
+    requests, used = "", set[Path]()
     if isinstance(source, Overpass):
-        asked, used = f"; {source.requests} requests, {source.split} zones in quarters", source.used
+        requests = f"; {source.requests} requests, {source.split} zones split into quarters"
+        used = source.used
     else:
         cut |= source.cut
     with atomic_folder(OSM_ANSWERS) as folder:
@@ -110,54 +112,54 @@ def main(params: Params) -> str:
         for path in sorted(used):
             shutil.copyfile(path, folder / path.name)
     return (
-        f"{len(rows)} patches in {len(zones)} zones located, {_found(rows)}{asked}"
-        + _report("zones of which OpenStreetMap has nothing", empty)
-        + _report("boundaries with gaps, as at an extract's edge, left out", sorted(cut))
-        + _report("departements other than the domain's", _strangers(rows, index["domain"]))
-        + _report("days of data", _days(rows))
+        f"{len(rows)} patches in {len(zones)} zones located, {_counts(rows)}{requests}"
+        + _warning("zones without OpenStreetMap data", empty)
+        + _warning("boundaries with gaps left out", sorted(cut))
+        + _warning("départements that differ from the domain's", _mismatches(rows, index["domain"]))
+        + _warning("dates of OpenStreetMap data", _different_dates(rows))
     )
 
 
-def keep_answers(kept: Path) -> Path:
-    """Add the answers of an earlier run, or pulled ones, to those of runs that did not end.
+def collect_responses(folder: Path) -> Path:
+    """Copy the responses in the stage's output, as pulled or written by the last run, to a folder.
 
-    The stage's output has those that it needs and no others, whatever was asked before; none is
-    thrown away, for to ask again is slow and rude.
+    The output has only the responses for the current zones. The folder keeps all of them, also
+    those of interrupted runs, so that no response is requested twice.
     """
-    kept.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for path in OSM_ANSWERS.glob("*.json.gz"):
-        with atomic_file(kept / path.name) as partial:
+        with atomic_file(folder / path.name) as partial:
             shutil.copyfile(path, partial)
-    return kept
+    return folder
 
 
-def _found(rows: list[dict[str, Any]]) -> str:
-    counts = {key: sum(row.get(key) is not None for row in rows) for key in SHOWN}
+def _counts(rows: list[dict[str, Any]]) -> str:
+    counts = {key: sum(row.get(key) is not None for row in rows) for key in COUNTED}
     return ", ".join(f"{count} with a {key}" for key, count in counts.items())
 
 
-def _strangers(rows: list[dict[str, Any]], domains: Iterable[str]) -> list[str]:
-    """Where OSM's departement is not the one in the domain's name: D006_2020 says 06."""
-    found = set()
+def _mismatches(rows: list[dict[str, Any]], domains: Iterable[str]) -> list[str]:
+    """Where OSM's département is not the domain's: the name D006_2020 implies 06."""
+    mismatches = set()
     for row, domain in zip(rows, domains, strict=True):
-        named = domain[1:4].removeprefix("0")
-        if row["departement_code"] not in (None, named):
-            found.add(f"{domain} in {row['departement_code']}")
-    return sorted(found)
+        expected = domain[1:4].removeprefix("0")
+        if row["departement_code"] not in (None, expected):
+            mismatches.add(f"{domain} in {row['departement_code']}")
+    return sorted(mismatches)
 
 
-def _days(rows: list[dict[str, Any]]) -> list[str]:
-    """The days of the zones' data, where there are several."""
-    days = sorted({row["timestamp"][:10] for row in rows if row["timestamp"]})
-    return days if len(days) > 1 else []
+def _different_dates(rows: list[dict[str, Any]]) -> list[str]:
+    """The dates of the zones' data, if there are several."""
+    dates = sorted({row["timestamp"][:10] for row in rows if row["timestamp"]})
+    return dates if len(dates) > 1 else []
 
 
-def _report(what: str, names: list[str]) -> str:
-    """A part of the summary line: how many, and the first few."""
+def _warning(problem: str, names: list[str]) -> str:
+    """A part of the summary line: the number of names and the first five of them."""
     if not names:
         return ""
-    few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"; {len(names)} {what} ({few})"
+    examples = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"; {len(names)} {problem} ({examples})"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
 from stages import patch_index
-from tests.overpass_server import Answers, recorded, serve_overpass
+from tests.overpass_server import FakeServer, recorded_responses, serve_overpass
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data"  # invented, in the exact formats of the real data
@@ -114,10 +114,10 @@ def indexed(raw: Path, params: Params) -> Params:
 
 
 @pytest.fixture
-def server() -> Iterator[Answers]:
-    """An Overpass server with answers about invented ground."""
-    with serve_overpass(Answers(recorded=recorded(DATA / "osm"))) as answers:
-        yield answers
+def server() -> Iterator[FakeServer]:
+    """An Overpass server with responses for invented zones."""
+    with serve_overpass(FakeServer(recorded=recorded_responses(DATA / "osm"))) as server:
+        yield server
 
 
 def changed(params: Params, **groups: Any) -> Params:

@@ -1,4 +1,4 @@
-"""An Overpass server on loopback that answers with what a real one said, or misbehaves."""
+"""An Overpass server on loopback that returns recorded responses of a real one, or fails."""
 
 import gzip
 import json
@@ -18,61 +18,61 @@ ZONE = re.compile(r'way\["landuse"\]\(([-\d.,]+)\)')
 
 
 @dataclass
-class Answers:
-    """What the server knows and does wrong, and what it was asked.
+class FakeServer:
+    """The server's responses and faults, and the requests that it received.
 
     Attributes:
         url: its address.
-        recorded: real answers by the zone's box (south, west, north, east).
-        faults: what to do with the next requests: a status; `remark WORDS`; `html`; `cut`;
-            `reset`; `silence`; `bad gzip`; `empty`; "" for a true answer.
-        too_big: height in degrees of the boxes above which it runs out of memory.
-        queries, agents: what was asked, and by whom.
+        recorded: responses of a real server by the zone's box (south, west, north, east).
+        faults: how to treat the next requests: an HTTP status; `remark TEXT`; `html`; `cut`;
+            `reset`; `silence`; `bad gzip`; `empty`; "" for the recorded response.
+        max_height: height of a box in degrees above which the server runs out of memory.
+        queries, agents: the queries and User-Agent headers received.
     """
 
     url: str = ""
     recorded: dict[tuple[float, ...], bytes] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    too_big: float = 90.0
+    max_height: float = 90.0
     queries: list[str] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
 
     def answer(self, query: str) -> bytes:
-        """The recorded answer of the zone whose box this is, or holds its middle."""
-        found = ZONE.search(query)
-        assert found is not None, query
-        south, west, north, east = map(float, found[1].split(","))
-        if north - south > self.too_big:
+        """The recorded response for the zone that contains the centre of the query's box."""
+        match = ZONE.search(query)
+        assert match is not None, query
+        south, west, north, east = map(float, match[1].split(","))
+        if north - south > self.max_height:
             return remark("runtime error: Query run out of memory using about 64 MB of RAM.")
         latitude, longitude = (south + north) / 2, (west + east) / 2
         for box, body in self.recorded.items():
             if box[0] < latitude < box[2] and box[1] < longitude < box[3]:
                 return body
-        raise AssertionError(f"asked for ground that nobody recorded: {found[1]}")
+        raise AssertionError(f"no recorded response for {match[1]}")
 
 
-def remark(words: str) -> bytes:
-    """An answer that a real server breaks off, by its form."""
+def remark(text: str) -> bytes:
+    """A partial response, in the form of a real server's."""
     stamp = {"timestamp_osm_base": "2016-03-05T00:26:02Z"}
-    return json.dumps({"osm3s": stamp, "elements": [], "remark": words}).encode()
+    return json.dumps({"osm3s": stamp, "elements": [], "remark": text}).encode()
 
 
-def recorded(folder: Path) -> dict[tuple[float, ...], bytes]:
-    """The real answers of the folder of OpenStreetMap data, by box."""
+def recorded_responses(folder: Path) -> dict[tuple[float, ...], bytes]:
+    """The recorded responses in a folder of OpenStreetMap data, by box."""
     return {
         tuple(zone["wgs84_bounds_swne"]): (folder / f"overpass/{zone['name']}.json").read_bytes()
-        for zone in zones(folder)
+        for zone in recorded_zones(folder)
     }
 
 
-def zones(folder: Path) -> list[dict[str, Any]]:
-    """Names and bounds of the recorded zones."""
+def recorded_zones(folder: Path) -> list[dict[str, Any]]:
+    """Names and bounds of the zones with recorded responses."""
     index = json.loads((folder / "overpass/index.json").read_text())
     return [entry for entry in index if "lambert93_bounds" in entry]
 
 
 @contextmanager
-def serve_overpass(answers: Answers) -> Iterator[Answers]:
+def serve_overpass(server: FakeServer) -> Iterator[FakeServer]:
     """Run the server on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,9 +80,9 @@ def serve_overpass(answers: Answers) -> Iterator[Answers]:
 
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            answers.queries.append(form["data"][0])
-            answers.agents.append(self.headers.get("User-Agent", ""))
-            fault = answers.faults.pop(0) if answers.faults else ""
+            server.queries.append(form["data"][0])
+            server.agents.append(self.headers.get("User-Agent", ""))
+            fault = server.faults.pop(0) if server.faults else ""
             if fault == "reset":
                 self.close_connection = True
             elif fault == "silence":
@@ -101,11 +101,11 @@ def serve_overpass(answers: Answers) -> Iterator[Answers]:
             elif fault == "empty":
                 self._send(200, "application/json", b"")
             elif fault == "cut":
-                self._chunks(answers.answer(form["data"][0])[:5000])
+                self._chunks(server.answer(form["data"][0])[:5000])
             elif fault == "bad gzip":
                 self._send(200, "application/json", b"\x1f\x8b no gzip at all", "gzip")
             else:
-                body = gzip.compress(answers.answer(form["data"][0]))
+                body = gzip.compress(server.answer(form["data"][0]))
                 self._send(200, "application/json", body, "gzip")
 
         def _send(self, status: int, kind: str, body: bytes, coding: str = "") -> None:
@@ -118,16 +118,16 @@ def serve_overpass(answers: Answers) -> Iterator[Answers]:
             self.wfile.write(body)
 
         def _chunks(self, body: bytes) -> None:
-            """A body that ends in the middle, with chunks that are in order."""
+            """Send a truncated body in valid chunks."""
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
 
-        def log_message(self, *words: object) -> None:
+        def log_message(self, *arguments: object) -> None:
             pass
 
     with running(Handler) as address:
-        answers.url = f"{address}/api/interpreter"
-        yield answers
+        server.url = f"{address}/api/interpreter"
+        yield server

@@ -17,15 +17,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit with its code.
 
     Args:
-        arguments: of the command line; None for this process's.
+        arguments: command-line arguments; None for those of this process.
     """
-    environment.set_up_command()
     environment.set_up_command()
     parser = argparse.ArgumentParser(
         prog="aerialdreams",
         description="Aerial images from land-cover masks.",
-        epilog="Exit codes: 0 done, 1 the work failed, 2 an argument or a file is wrong, 3"
-        " interrupted.",
+        epilog="Exit codes: 0 success, 1 failure, 2 wrong argument or file, 3 interrupted.",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -43,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         sys.exit(_fail(message, FAILED))
     except Exception as error:
-        sys.exit(_fail(_unforeseen(error), FAILED))
+        sys.exit(_fail(_unexpected(error), FAILED))
     sys.exit(DONE)
 
 
@@ -52,8 +50,8 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _unforeseen(error: Exception) -> str:
-    """Write the traceback of an unforeseen error to a file; gives one line that names it."""
+def _unexpected(error: Exception) -> str:
+    """Write an unexpected error's traceback to a file; return a message that names the file."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="aerialdreams-", suffix=".txt", delete=False, encoding="utf-8"
     ) as file:

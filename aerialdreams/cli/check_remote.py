@@ -13,13 +13,13 @@ def add_parser(subparsers: Any) -> None:
         " dvc.lock.",
     )
     parser.add_argument(
-        "outputs", nargs="*", help="such as data/dataset; default: all that are pushed"
+        "outputs", nargs="*", help="such as data/dataset; default: all outputs that are pushed"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> str:
-    """Check the remote; gives a summary in numbers.
+    """Check the remote; return a summary in numbers.
 
     Raises:
         UserError: an output is unknown, or there is no remote.

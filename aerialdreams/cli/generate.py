@@ -15,9 +15,9 @@ examples:
   aerialdreams generate mask.png --pixel 0.2 --seed 7 --output street.png
   aerialdreams generate mask.tif --prompt "Oil on canvas painting." --guidance 5
 
-The mask is any raster that GDAL reads, of any size: one band of class ids, or three of the classes'
-colours. Large masks are covered with overlapping tiles that are blended. If the mask has a
-georeference, so has the image."""
+The mask is a raster of any size and any format that GDAL reads, with one band of class ids or three
+bands with the classes' colours. Large masks are covered with overlapping tiles that are blended.
+The image gets the mask's georeference."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,13 +34,18 @@ def add_parser(subparsers: Any) -> None:
         "--prompt", type=text, default="Aerial view of France.", help="what the image shows"
     )
     parser.add_argument(
-        "--negative-prompt", type=text, default="", help="what it does not show; needs guidance > 1"
+        "--negative-prompt",
+        type=text,
+        default="",
+        help="what the image must not show; needs guidance > 1",
     )
     parser.add_argument(
         "--output", type=Path, help=".tif or .png; default: the mask's name with -photograph"
     )
-    parser.add_argument("--seed", type=non_negative, default=0, help="of the noise (default 0)")
-    model = parser.add_argument_group("sampling (default: as the model is meant to be sampled)")
+    parser.add_argument(
+        "--seed", type=non_negative, default=0, help="seed of the noise (default 0)"
+    )
+    model = parser.add_argument_group("sampling (default: the values saved with the model)")
     model.add_argument("--sampler", choices=["ddim", "dpm++", "unipc"])
     model.add_argument("--steps", type=positive, help="denoising steps")
     model.add_argument(
@@ -49,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
     model.add_argument(
         "--conditioning-scale",
         type=number(0, math.inf),
-        help="how closely the mask is followed",
+        help="factor on the ControlNet's residuals; higher follows the mask more closely",
     )
     parser.add_argument(
         "--pixel",
@@ -60,10 +65,10 @@ def add_parser(subparsers: Any) -> None:
         "--off-palette",
         type=number(0, 1),
         default=0.01,
-        help="largest share of pixels that may have a colour of no class (default 0.01)",
+        help="largest allowed share of pixels whose colour is not a class's (default 0.01)",
     )
-    parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="a model's folder")
-    parser.add_argument("--base", type=Path, default=BASE, help="its base model")
+    parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="the model's folder")
+    parser.add_argument("--base", type=Path, default=BASE, help="the base model's folder")
     parser.set_defaults(run=run)
 
 
@@ -120,10 +125,10 @@ def text(value: str) -> str:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Generate the image; gives a summary in numbers.
+    """Generate the image; return a summary in numbers.
 
     Raises:
-        UserError: the mask, a model or the name of the output is wrong.
+        UserError: the mask, a model or the output's name is invalid.
     """
     import numpy as np
 
@@ -154,7 +159,7 @@ def run(args: argparse.Namespace) -> str:
         guidance=args.guidance,
         conditioning_scale=args.conditioning_scale,
     )
-    if not mask.valid.all():  # what is no ground stays transparent
+    if not mask.valid.all():  # pixels outside the mask are transparent
         image = np.dstack([image, mask.valid.astype(np.uint8) * 255])
     if output.suffix.lower() != ".png" and mask.georeference:
         tags = {
@@ -187,8 +192,8 @@ def _pixel_size(args: argparse.Namespace, mask: Any, model_pixel_size: float) ->
     if args.pixel:
         return float(args.pixel)
     print(
-        f"{args.mask}: has no georeference; taking its pixels as {model_pixel_size:.2f} m, which is"
-        " the model's (--pixel sets another size)",
+        f"{args.mask}: has no georeference; assuming the model's pixel size,"
+        f" {model_pixel_size:.2f} m (--pixel sets another)",
         file=sys.stderr,
     )
     return model_pixel_size
@@ -198,12 +203,14 @@ def _output(args: argparse.Namespace, has_georeference: bool) -> Path:
     """Path of the image.
 
     Raises:
-        UserError: it is an input, or its format does not suit.
+        UserError: it is the mask, or its suffix is not supported.
     """
     suffix = ".tif" if has_georeference else ".png"
     output: Path = args.output or args.mask.with_name(f"{args.mask.stem}-photograph{suffix}")
     if output.exists() and output.samefile(args.mask):
-        raise UserError(f"--output: {output}: is the mask, which would be lost; name another file")
+        raise UserError(
+            f"--output: {output}: is the mask, which would be overwritten; name another file"
+        )
     if output.suffix.lower() == ".png" or (
         output.suffix.lower() in (".tif", ".tiff") and has_georeference
     ):
@@ -213,10 +220,12 @@ def _output(args: argparse.Namespace, has_georeference: bool) -> Path:
 
 
 def _notes(mask: Any) -> list[str]:
-    """What the user should know of how the mask was read."""
+    """Messages to the user about how the mask was read."""
     notes = list(mask.notes)
     if mask.off_palette:
-        notes.append(f"{mask.off_palette:.2%} of its pixels got the class of the nearest colour")
+        notes.append(
+            f"{mask.off_palette:.2%} of its pixels were assigned the class of the nearest colour"
+        )
     if not mask.valid.all():
         notes.append(
             f"{1 - mask.valid.mean():.2%} of its pixels are nodata, transparent or masked; they are"

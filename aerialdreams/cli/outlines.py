@@ -8,15 +8,15 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "outlines",
-        help="print the area of all zones as GeoJSON, to cut an OpenStreetMap extract to",
-        description="Print the area of all zones of data/patches.parquet as GeoJSON, with what is"
-        " searched around them.",
+        help="print the area of all zones as GeoJSON, for cutting an OpenStreetMap extract",
+        description="Print the area of all zones in data/patches.parquet as GeoJSON, widened by the"
+        " distance within which roads and places are searched.",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> str:
-    """Read the patch index; gives the GeoJSON.
+    """Return the zones of the patch index as GeoJSON.
 
     Raises:
         UserError: the index or params.yaml is missing or wrong.

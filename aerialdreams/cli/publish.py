@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
         "publish",
         help="upload the dataset or the ControlNet to the Hugging Face hub",
         description="Upload data/dataset or models/controlnet to the Hugging Face hub, after"
-        " checking licence and credits. The token is HF_TOKEN's or that of `hf auth login`.",
+        " checking licence and credits. The token is read from HF_TOKEN or `hf auth login`.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Upload; gives a summary in numbers.
+    """Upload; return a summary in numbers.
 
     Raises:
         UserError: licence, credits or files are missing, or the hub rejects the token.

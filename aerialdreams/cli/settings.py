@@ -7,7 +7,7 @@ EXAMPLE = """\
 example:
   aerialdreams settings flair sd21 gpu
 
-`git diff params.yaml` shows what changed, `git checkout params.yaml` reverts it."""
+`git diff params.yaml` shows the changes, `git checkout params.yaml` reverts them."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Apply or list settings; gives the changed keys, or the list.
+    """Apply or list settings; return the changed keys, or the list.
 
     Raises:
         UserError: a name or key is unknown, or the resulting params are invalid.
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> str:
     from aerialdreams.pipeline.settings import SETTINGS, apply_settings, available_settings
 
     if args.names:
-        return "\n".join(apply_settings(args.names)) or "params.yaml has these values already"
+        return "\n".join(apply_settings(args.names)) or "params.yaml already has these values"
     titles = (
         (name, (SETTINGS / f"{name}.yaml").read_text().splitlines()[0])
         for name in available_settings()

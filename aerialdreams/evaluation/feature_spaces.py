@@ -1,4 +1,4 @@
-"""What looks at images: the judge, and the Inception that FID is defined by."""
+"""Feature spaces in which image sets are compared: the segmenter's and the FID Inception's."""
 
 from pathlib import Path
 
@@ -13,32 +13,46 @@ from aerialdreams.util.download import local_or_downloaded
 Images = NDArray[np.uint8]  # RGB, (batch, height, width, 3)
 
 
-class Judge:
-    """The segmenter as a judge of images."""
+class SegmenterFeatures:
+    """Feature space of the segmenter in models/segmenter, which also predicts land cover.
+
+    Args:
+        device: where to run it.
+
+    Raises:
+        UserError: the segmenter is missing or damaged.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.model = load_segmenter().to(device)
         self.device = device
 
     def __call__(self, images: Images) -> torch.Tensor:
-        """Features (batch, dimensions) of RGB images (batch, height, width, 3)."""
+        """Features of RGB images, (batch, dimensions)."""
         return self.model.features(images_to_tensor(images).to(self.device))
 
-    def read(self, images: Images) -> NDArray[np.uint8]:
-        """Class ids (batch, height, width)."""
+    def predict(self, images: Images) -> NDArray[np.uint8]:
+        """Class ids of RGB images, (batch, height, width), from 1."""
         ids = self.model(images_to_tensor(images).to(self.device)).argmax(1) + 1
         return ids.cpu().numpy().astype(np.uint8)
 
 
-class Inception:
-    """The FID Inception of 2015 as TorchScript; its own bilinear resize to 299 pixels."""
+class InceptionFeatures:
+    """Feature space of the FID Inception of 2015, a TorchScript file.
+
+    The network itself resizes images to 299 pixels, bilinearly.
+
+    Args:
+        path: the file.
+        device: where to run it.
+    """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.model = torch.jit.load(path, map_location=device).eval()
         self.device = device
 
     def __call__(self, images: Images) -> torch.Tensor:
-        """Features (batch, 2048) of RGB images (batch, height, width, 3)."""
+        """Features of RGB images, (batch, 2048)."""
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
         features: torch.Tensor = self.model(pixels, return_features=True)
         return features
@@ -46,24 +60,25 @@ class Inception:
 
 def load_inception(
     weights: str, sha256: str, downloads: Path, device: torch.device
-) -> Inception | None:
-    """The FID Inception.
+) -> InceptionFeatures | None:
+    """Load the FID Inception, from a file or a URL.
+
+    Its hash is checked because other weights, even random ones, give plausible numbers.
 
     Args:
-        weights: its file or its address; "" for none.
-        sha256: of the file.
-        downloads: where a downloaded file is kept.
-        device: where to load it.
+        weights: path or URL of the file; "" for none.
+        sha256: hash of the file, hexadecimal.
+        downloads: folder that keeps a downloaded file.
+        device: where to run the network.
 
     Returns:
         The network, or None if `weights` is "".
 
     Raises:
-        UserError: the file is missing or has another hash. Other weights, even random ones, give
-            numbers that look right.
-        WorkError: it cannot be downloaded.
+        UserError: the file is missing or its hash differs.
+        WorkError: the download failed.
     """
     if not weights:
         return None
     path = local_or_downloaded(weights, downloads, sha256)
-    return Inception(path, device)
+    return InceptionFeatures(path, device)

@@ -1,4 +1,4 @@
-"""Measures of generated images, each by its definition and in float64."""
+"""Metrics of generated images, with 95 % confidence intervals. All are computed in float64."""
 
 from typing import Any
 
@@ -8,113 +8,65 @@ from numpy.typing import NDArray
 from aerialdreams.data.flair import CLASS_COUNT
 
 Features = NDArray[np.float64]  # (images, dimensions)
+Values = NDArray[np.float64]  # (images,) or (resamples,)
 
-
-Values = NDArray[np.float64]  # (images,), or (draws,)
-
-
-RESAMPLES = 1000  # of a bootstrap
-
-
-HALVES = 200  # of a set, for the interval of a distance
-
-
-MOST = 1000  # images in a half
-
-
-ROWS = 1000  # of a matrix of pairs that is in memory at a time; all pairs of a split fill it
-
-
-NEIGHBOURS = 5  # of density and coverage, as their authors use
+RESAMPLES = 1000  # bootstrap resamples
+HALF_SAMPLES = 200  # pairs of half-samples for the interval of a Fréchet distance
+MAX_IMAGES = 1000  # images in a half-sample and in other estimates that need all pairs
+CHUNK_ROWS = 1000  # rows of a pairwise matrix that are in memory at once
+NEIGHBOURS = 5  # k of density and coverage, as in the paper
 
 
 def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels by class asked (row) and class seen (column), shape (19, 19), entry id - 1."""
+    """Confusion matrix of two masks.
+
+    Args:
+        truth: class ids from 1, any shape.
+        predicted: class ids of the same shape.
+
+    Returns:
+        Pixel counts, (19, 19): row truth, column prediction, entry = class id - 1.
+    """
     pairs = (truth.astype(np.int64).ravel() - 1) * CLASS_COUNT + predicted.ravel() - 1
     return np.bincount(pairs, minlength=CLASS_COUNT**2).reshape(CLASS_COUNT, CLASS_COUNT)
 
 
 def share_errors(matrices: NDArray[np.int64]) -> Values:
-    """How far each image's shares of the classes are from those asked for, 0 to 1, (images,).
+    """Total variation distance between the class shares of each mask and its prediction.
 
-    Half the sum of the absolute differences: 0.1 says that a tenth of the ground is of another
-    class than the mask's, and so the caption's, list of classes says, wherever it lies.
+    It ignores positions: 0.1 means that a tenth of the area has another class than the mask has.
 
     Args:
-        matrices: a confusion matrix for each image, (images, 19, 19).
+        matrices: a confusion matrix per image, (images, 19, 19).
+
+    Returns:
+        (images,), each 0 to 1.
     """
-    asked, seen = matrices.sum(2), matrices.sum(1)
-    errors: Values = np.abs(asked - seen).sum(1) / 2 / matrices.sum((1, 2))
+    truth, predicted = matrices.sum(2), matrices.sum(1)
+    errors: Values = np.abs(truth - predicted).sum(1) / 2 / matrices.sum((1, 2))
     return errors
 
 
-def agreement_draws(matrices: NDArray[np.int64]) -> dict[str, Values]:
-    """mIoU and pixel accuracy of image sets drawn with replacement (Efron 1979), by name.
+def agreement(matrix: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
+    """Mean IoU, pixel accuracy and per-class IoU of a confusion matrix.
+
+    IoU = true positives / (truth + predicted - true positives), over all pixels of the image set.
+    Classes that do not occur in the masks have no IoU and do not enter the mean; pixels predicted
+    as such a class are errors of their true class.
 
     Args:
-        matrices: a confusion matrix for each image, (images, 19, 19).
+        matrix: the sum of the images' confusion matrices, (19, 19).
+        names: names of the classes, in order of their ids.
 
     Returns:
-        (RESAMPLES,) each. Two sets of as many images are drawn alike, so that their draws can be
-        divided one by one. The mean IoU is over the classes that all masks together have.
-    """
-    count = len(matrices)
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    sums = (draws @ matrices.reshape(count, -1)).reshape(RESAMPLES, *matrices.shape[1:])
-    hits = np.diagonal(sums, axis1=1, axis2=2)
-    asked, seen = sums.sum(2), sums.sum(1)
-    present = matrices.sum((0, 2)) > 0
-    with np.errstate(invalid="ignore"):
-        iou = np.where(asked > 0, hits / (asked + seen - hits), np.nan)[:, present]
-    return {"miou": np.nanmean(iou, 1), "pixel_accuracy": hits.sum(1) / sums.sum((1, 2))}
-
-
-def miou_of_real(miou: float, real: float, draws: Values, real_draws: Values) -> dict[str, Any]:
-    """mIoU as a share of real images', with its interval; told where those are not read at all.
-
-    Args:
-        miou: of some images.
-        real: of real ones.
-        draws: of the first, see `agreement_draws`.
-        real_draws: of the second, drawn alike.
-    """
-    if not real_draws.all():
-        return {"miou_of_real": "not computed: the segmenter reads no real image right"}
-    return {"miou_of_real": miou / real, "miou_of_real_95": interval(draws / real_draws)}
-
-
-def interval(draws: Values) -> list[float]:
-    """Interval that holds 95 % of the draws."""
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return [float(low), float(high)]
-
-
-def mean_interval(values: Values) -> list[float]:
-    """Interval that holds the mean of as many images with 95 %, by bootstrap over images."""
-    rng, count = np.random.default_rng(0), len(values)
-    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    return interval(weights @ values / count)
-
-
-def median_ratio_interval(a: Values, b: Values) -> list[float]:
-    """Interval that holds the ratio of two medians with 95 %, by bootstrap over images of both."""
-    rng = np.random.default_rng(0)
-    draws = (np.median(rng.choice(x, (RESAMPLES, len(x))), 1) for x in (a, b))
-    return interval(next(draws) / next(draws))
-
-
-def agreement(matrix: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
-    """mIoU, pixel accuracy and IoU by class of a confusion matrix.
-
-    The mean is over the classes that the masks have; a class that they lack counts only as the
-    errors of those that it is taken for. IoU = hits / (asked + seen - hits) over all pixels.
+        `miou`, `pixel_accuracy` and `iou` by class name, each 0 to 1.
     """
     hits = np.diag(matrix)
-    asked, seen = matrix.sum(1), matrix.sum(0)
+    truth, predicted = matrix.sum(1), matrix.sum(0)
     by_class = {
-        name: float(hits[i] / (asked[i] + seen[i] - hits[i]))
+        name: float(hits[i] / (truth[i] + predicted[i] - hits[i]))
         for i, name in enumerate(names)
-        if asked[i]
+        if truth[i]
     }
     return {
         "miou": float(np.mean(list(by_class.values()))),
@@ -123,61 +75,141 @@ def agreement(matrix: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
     }
 
 
-def frechet_distance(a: Features, b: Features) -> float:
-    """Fréchet distance of two Gaussians fitted to the features (Dowson and Landau 1982).
+def agreement_resamples(matrices: NDArray[np.int64]) -> dict[str, Values]:
+    """Mean IoU and pixel accuracy of bootstrap resamples of the images (Efron 1979).
 
-    |mean_a - mean_b|² + tr(A) + tr(B) - 2 tr((A B)^½), with A and B the covariances (ddof 1).
-    With X and Y the centred features over sqrt(n - 1), A = XᵀX and B = YᵀY, and the last trace is
-    the sum of the singular values of X Yᵀ: exact, and small where there are few images. Of more
-    images than dimensions, the triangles of their QR decompositions have the same.
+    The mean IoU is over the classes that occur in any of the masks.
+
+    Args:
+        matrices: a confusion matrix per image, (images, 19, 19).
+
+    Returns:
+        `miou` and `pixel_accuracy`, (RESAMPLES,) each. Image sets of equal size are resampled with
+        the same indices, so their resamples are paired.
+    """
+    count = len(matrices)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    sums = (weights @ matrices.reshape(count, -1)).reshape(RESAMPLES, *matrices.shape[1:])
+    hits = np.diagonal(sums, axis1=1, axis2=2)
+    truth, predicted = sums.sum(2), sums.sum(1)
+    present = matrices.sum((0, 2)) > 0
+    with np.errstate(invalid="ignore"):
+        iou = np.where(truth > 0, hits / (truth + predicted - hits), np.nan)[:, present]
+    return {"miou": np.nanmean(iou, 1), "pixel_accuracy": hits.sum(1) / sums.sum((1, 2))}
+
+
+def miou_of_real(
+    miou: float, real_miou: float, resamples: Values, real_resamples: Values
+) -> dict[str, Any]:
+    """Mean IoU relative to that of real images, with its confidence interval.
+
+    Args:
+        miou: mean IoU of the image set.
+        real_miou: mean IoU of the real images.
+        resamples: of the image set, see `agreement_resamples`.
+        real_resamples: of the real images, paired with the former.
+
+    Returns:
+        `miou_of_real` and `miou_of_real_95`, or a note where a resample of real images scores 0.
+    """
+    if not real_resamples.all():
+        return {"miou_of_real": "not computed: mIoU of real images is 0"}
+    return {
+        "miou_of_real": miou / real_miou,
+        "miou_of_real_95": interval(resamples / real_resamples),
+    }
+
+
+def interval(resamples: Values) -> list[float]:
+    """95 % percentile interval of bootstrap resamples."""
+    low, high = np.percentile(resamples, [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def mean_interval(values: Values) -> list[float]:
+    """95 % confidence interval of a mean over images, by bootstrap.
+
+    Args:
+        values: one value per image, (images,).
+    """
+    rng, count = np.random.default_rng(0), len(values)
+    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return interval(weights @ values / count)
+
+
+def median_ratio_interval(a: Values, b: Values) -> list[float]:
+    """95 % confidence interval of median(a) / median(b), by bootstrap over the images of both."""
+    rng = np.random.default_rng(0)
+    medians = (np.median(rng.choice(x, (RESAMPLES, len(x))), 1) for x in (a, b))
+    return interval(next(medians) / next(medians))
+
+
+def frechet_distance(a: Features, b: Features) -> float:
+    """Squared Fréchet distance of two Gaussians fitted to features (Dowson and Landau 1982).
+
+    This is FID (Heusel et al. 2017, arXiv 1706.08500) if the features are the FID Inception's:
+    |mean_a - mean_b|² + tr(A) + tr(B) - 2 tr((A B)^½), with covariances A and B (ddof 1).
+
+    With X and Y the centred features divided by sqrt(n - 1), A = XᵀX and B = YᵀY, and the last
+    trace is the sum of the singular values of X Yᵀ. That needs no matrix square root, and the
+    matrix is small if the images are few. If there are more images than dimensions, the R of a QR
+    decomposition replaces X or Y.
     """
     x = (a - a.mean(0)) / np.sqrt(len(a) - 1)
     y = (b - b.mean(0)) / np.sqrt(len(b) - 1)
-    x, y = _triangle(x), _triangle(y)
+    x, y = _reduce_rows(x), _reduce_rows(y)
     cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     shift = ((a.mean(0) - b.mean(0)) ** 2).sum()
     return float(shift + (x**2).sum() + (y**2).sum() - 2 * cross)
 
 
-def _triangle(x: Features) -> Features:
-    """What of a tall matrix its singular values hang on, no taller than wide."""
+def _reduce_rows(x: Features) -> Features:
+    """A matrix R with RᵀR = xᵀx and no more rows than columns."""
     if len(x) <= x.shape[1]:
         return x
     return np.asarray(np.linalg.qr(x, mode="r"))
 
 
 def frechet_interval(a: Features, b: Features, distance: float) -> list[float]:
-    """Interval that holds the Fréchet distance with 95 %, by halves of both sets, 4 images or more.
+    """95 % confidence interval of the Fréchet distance, from half-samples (McCarthy 1969).
 
-    Images drawn with replacement lie nearer to each other than images do, and fewer images lie
-    farther from others: so the spread of halves drawn without replacement, which is that of the
-    whole set drawn anew (McCarthy 1969), is laid around `distance`, that of the whole sets. Of very
-    many images fewer than half are taken, and their spread is scaled.
+    The bootstrap does not suit this distance: duplicates in a resample bias it, and so does a
+    smaller set. The spread of random halves, drawn without replacement, equals that of whole sets.
+    It is centred on `distance`. From large sets, fewer than half of the images are drawn, and the
+    spread is scaled.
+
+    Args:
+        a: at least 4 images.
+        b: at least 4 images.
+        distance: the Fréchet distance of a and b.
     """
-    rng, draws = np.random.default_rng(0), []
-    taken = [min(len(x) // 2, MOST) for x in (a, b)]
-    for _ in range(HALVES):
-        x, y = (s[rng.permutation(len(s))[:n]] for s, n in zip((a, b), taken, strict=True))
-        draws.append(frechet_distance(x, y))
-    scale = np.sqrt(taken[0] / (len(a) - taken[0]))
-    around = (np.array(draws) - np.median(draws)) * scale
-    return interval(np.maximum(distance + around, 0))
+    rng, distances = np.random.default_rng(0), []
+    sizes = [min(len(x) // 2, MAX_IMAGES) for x in (a, b)]
+    for _ in range(HALF_SAMPLES):
+        x, y = (s[rng.permutation(len(s))[:n]] for s, n in zip((a, b), sizes, strict=True))
+        distances.append(frechet_distance(x, y))
+    scale = np.sqrt(sizes[0] / (len(a) - sizes[0]))
+    deviations = (np.array(distances) - np.median(distances)) * scale
+    return interval(np.maximum(distance + deviations, 0))
 
 
 def kernel_distance(a: Features, b: Features) -> float:
-    """Unbiased squared MMD with the kernel (x·y / d + 1)³ (Bińkowski et al. 2018), over all images.
+    """Unbiased squared MMD with the kernel (x·y / d + 1)³ (Bińkowski et al. 2018).
 
-    Near 0 for two samples of one distribution, whatever their size; it may be negative.
+    This is KID (arXiv 1801.01401) if the features are the FID Inception's, but computed over all
+    images instead of subsets. Its expected value is 0 for two samples of one distribution; it can
+    be negative.
     """
 
     def total(x: Features, y: Features) -> float:
-        return sum(float(_kernel(x[i : i + ROWS], y).sum()) for i in range(0, len(x), ROWS))
+        chunks = range(0, len(x), CHUNK_ROWS)
+        return sum(float(_kernel(x[i : i + CHUNK_ROWS], y).sum()) for i in chunks)
 
-    def own(x: Features) -> float:
+    def within(x: Features) -> float:
         diagonal = float((((x**2).sum(1) / x.shape[1] + 1) ** 3).sum())
         return (total(x, x) - diagonal) / (len(x) * (len(x) - 1))
 
-    return own(a) + own(b) - 2 * total(a, b) / (len(a) * len(b))
+    return within(a) + within(b) - 2 * total(a, b) / (len(a) * len(b))
 
 
 def _kernel(x: Features, y: Features) -> Features:
@@ -186,75 +218,77 @@ def _kernel(x: Features, y: Features) -> Features:
 
 
 def kernel_distance_interval(a: Features, b: Features, resamples: int = 200) -> list[float]:
-    """Interval that holds the kernel distance with 95 %, by bootstrap over images of both sets.
+    """95 % confidence interval of the kernel distance, by bootstrap over the images of both sets.
 
-    A draw's doubled images would count as equal pairs; those are left out of its means. Of more
-    than 1,000 images, as many are taken, spread evenly: the interval is then wider than it is.
+    Pairs of an image with itself are left out, also where a resample holds an image twice. From
+    more than MAX_IMAGES images an evenly spaced subset is used, which makes the interval wider.
     """
-    a, b = (x[:: -(-len(x) // MOST)] for x in (a, b))
+    a, b = (x[:: -(-len(x) // MAX_IMAGES)] for x in (a, b))
     rng = np.random.default_rng(0)
-    own_a, own_b, across = _kernel(a, a), _kernel(b, b), _kernel(a, b)
+    kernel_a, kernel_b, kernel_ab = _kernel(a, a), _kernel(b, b), _kernel(a, b)
 
-    def own(kernel: Features, weights: Values) -> float:
+    def within(kernel: Features, weights: Values) -> float:
         pairs = np.outer(weights, weights)
         np.fill_diagonal(pairs, 0)
         return float((pairs * kernel).sum() / pairs.sum())
 
-    values = []
+    distances = []
     for _ in range(resamples):
         u, v = (rng.multinomial(len(x), np.full(len(x), 1 / len(x))).astype(float) for x in (a, b))
-        if min(np.count_nonzero(u), np.count_nonzero(v)) < 2:  # of few images: no pair to compare
+        if min(np.count_nonzero(u), np.count_nonzero(v)) < 2:  # a single image has no pairs
             continue
-        mixed = float(u @ across @ v / (u.sum() * v.sum()))
-        values.append(own(own_a, u) + own(own_b, v) - 2 * mixed)
-    return interval(np.array(values))
+        between = float(u @ kernel_ab @ v / (u.sum() * v.sum()))
+        distances.append(within(kernel_a, u) + within(kernel_b, v) - 2 * between)
+    return interval(np.array(distances))
 
 
-def density_coverage(real: Features, made: Features) -> tuple[Values, Values]:
-    """Fidelity and diversity of a set beside the real one (Naeem et al. 2020, arXiv 2002.09797).
+def density_coverage(real: Features, generated: Features) -> tuple[Values, Values]:
+    """Fidelity and diversity of generated images (Naeem et al. 2020, arXiv 2002.09797).
 
-    A real image's ball reaches to its 5th nearest real one. Density, the mean of the first values:
-    balls that a made image lies in, over 5; 1 where both are of one distribution, more where made
-    images crowd. Coverage, the mean of the second: share of balls with a made image in them.
+    A ball around each real image reaches to its fifth nearest real neighbour. Density counts the
+    balls that contain a generated image, divided by 5; coverage is the share of balls that contain
+    any generated image. For two samples of one distribution, density is 1 and coverage close to 1.
 
     Returns:
-        Of each made image, and of each real one.
+        Values of each generated image, whose mean is the density, and of each real image, whose
+        mean is the coverage.
     """
-    inside, covered = np.zeros(len(made)), []
-    for first in range(0, len(real), ROWS):
-        some = real[first : first + ROWS]
-        # The nearest is the image itself.
-        radius = np.partition(_distances(some, real), NEIGHBOURS, axis=1)[:, NEIGHBOURS]
-        balls = _distances(some, made) < radius[:, None]
-        inside += balls.sum(0)
-        covered.append(balls.any(1))
-    return inside / NEIGHBOURS, np.concatenate(covered).astype(float)
+    balls_containing, covered = np.zeros(len(generated)), []
+    for start in range(0, len(real), CHUNK_ROWS):
+        chunk = real[start : start + CHUNK_ROWS]
+        # Index 0 is the image itself.
+        radius = np.partition(_distances(chunk, real), NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+        inside = _distances(chunk, generated) < radius[:, None]
+        balls_containing += inside.sum(0)
+        covered.append(inside.any(1))
+    return balls_containing / NEIGHBOURS, np.concatenate(covered).astype(float)
 
 
 def nearest(a: Features, b: Features) -> Values:
-    """Distance of each of a set to the nearest one of another, (len(a),)."""
-    rows = range(0, len(a), ROWS)
-    return np.concatenate([_distances(a[i : i + ROWS], b).min(1) for i in rows])
+    """Distance from each image of `a` to its nearest neighbour in `b`, (len(a),)."""
+    starts = range(0, len(a), CHUNK_ROWS)
+    return np.concatenate([_distances(a[i : i + CHUNK_ROWS], b).min(1) for i in starts])
 
 
 def spread(samples: list[Features]) -> Values:
-    """How far images of one mask lie apart, beside images of different masks, (masks,).
+    """Diversity of the images generated for one mask, relative to images of different masks.
 
     Args:
-        samples: features of as many image sets as there are samples, of the same masks in order.
+        samples: features of each sample of the same masks, in the same order; at least 2 samples.
 
     Returns:
-        For each mask the mean distance of its samples, over the mean distance of two images of
-        different masks: 0 where the noise changes nothing, 1 where the mask does not.
+        For each mask the mean distance between its samples, divided by the mean distance between
+        images of different masks, (masks,). 0 if the noise has no effect, 1 if the mask has none.
     """
     pairs = [(a, b) for n, a in enumerate(samples) for b in samples[:n]]
-    own = np.mean([np.linalg.norm(a - b, axis=1) for a, b in pairs], axis=0)
-    first = samples[0][:MOST]
-    others = _distances(first, first)
-    apart: Values = own / (others.sum() / (len(first) * (len(first) - 1)))
-    return apart
+    same_mask = np.mean([np.linalg.norm(a - b, axis=1) for a, b in pairs], axis=0)
+    first = samples[0][:MAX_IMAGES]
+    other_masks = _distances(first, first).sum() / (len(first) * (len(first) - 1))
+    ratios: Values = same_mask / other_masks
+    return ratios
 
 
 def _distances(a: Features, b: Features) -> Features:
+    """Euclidean distances of all pairs, (len(a), len(b))."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0))

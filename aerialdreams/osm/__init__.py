@@ -1,5 +1,6 @@
-"""What OpenStreetMap knows of FLAIR's zones, from an extract or from an Overpass server.
+"""OpenStreetMap data for FLAIR's zones, from an extract or from an Overpass server.
 
-A zone's elements come from `extract` or `overpass`, which select the same; `knowledge` says what
-they mean, and `join` which patch they concern.
+`zones` groups the patches by zone. `extract` and `overpass` are the two sources of a zone's
+elements and select the same ones. `features` classifies them by their tags, and `join` assigns the
+features to patches.
 """

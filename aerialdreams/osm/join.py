@@ -1,4 +1,4 @@
-"""Which of a zone's knowledge concerns which patch."""
+"""Assigns a zone's features to its patches."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.osm.knowledge import LEVELS, OUTLINED, Boundary, Knowledge, SearchRadius
+from aerialdreams.data.flair import PATCH_EXTENT
+from aerialdreams.osm.features import LEVELS, OUTLINED, Boundary, ZoneFeatures
+from aerialdreams.osm.zones import SearchRadius
 
-# France's regions since 2016 and their departements, INSEE's Code officiel geographique. Where a
-# border crosses a zone, a patch's commune tells its departement, and that its region.
+# Codes of the départements in each region since 2016, from INSEE's Code officiel géographique. They
+# give a patch's region where a border crosses its zone.
 REGIONS = {
     "01": "971", "02": "972", "03": "973", "04": "974", "06": "976",
     "11": "75 77 78 91 92 93 94 95",
@@ -32,113 +33,123 @@ REGIONS = {
 REGION_OF = {code: region for region, codes in REGIONS.items() for code in codes.split()}
 
 
-def locate(patches: pd.DataFrame, known: Knowledge, radius: SearchRadius) -> list[dict[str, Any]]:
-    """One row for each patch of a zone, without the levels above the commune.
+def locate(
+    patches: pd.DataFrame, features: ZoneFeatures, radius: SearchRadius
+) -> list[dict[str, Any]]:
+    """Make one row of OSM metadata for each patch of a zone.
+
+    `name_levels` adds the levels above the commune.
 
     Args:
-        patches: rows of the index.
-        known: what OSM knows of their zone.
-        radius: how far the nearest road and place may be.
+        patches: the zone's rows of the patch index.
+        features: the zone's features.
+        radius: maximum distances to the nearest road and place.
 
     Returns:
-        Rows with patch_id, the areas that hold its centre (commune, insee, postcode,
-        arrondissement_municipal, quartier), `communes` (shares of its square), road and place
-        nearest to its centre, and what lies in its square: `features` (number by key=value),
-        `buildings`, `waterways`. Null or empty where OSM has nothing.
+        Rows with patch_id; the areas that contain the patch's centre (commune, insee, postcode,
+        arrondissement_municipal, quartier); `communes`, the shares of its square; the road and
+        the place nearest to its centre and their distances in metres; and what touches its
+        square: `features` (pairs of key=value and count), `buildings` (count) and `waterways`
+        (names). Null or empty where OSM has nothing.
     """
-    side = PATCH_SIZE * PIXEL_SIZE
     x, y = patches["origin_x"].to_numpy(), patches["origin_y"].to_numpy()
-    squares = shapely.box(x, y - side, x + side, y)
-    centres = shapely.points(x + side / 2, y - side / 2)
+    squares = shapely.box(x, y - PATCH_EXTENT, x + PATCH_EXTENT, y)
+    centres = shapely.points(x + PATCH_EXTENT / 2, y - PATCH_EXTENT / 2)
     rows: list[dict[str, Any]] = [
-        {"patch_id": patch_id, "buildings": 0, "timestamp": known.timestamp}
+        {"patch_id": patch_id, "buildings": 0, "timestamp": features.timestamp}
         for patch_id in patches["patch_id"]
     ]
+    _add_areas(rows, centres, squares, features.boundaries)
+    nearest_roads = _nearest(centres, features.roads, radius.road)
+    for row, nearest in zip(rows, nearest_roads, strict=True):
+        if nearest:
+            row["road_distance"], (row["road"],) = nearest
+    nearest_places = _nearest(centres, features.places, radius.place)
+    for row, nearest in zip(rows, nearest_places, strict=True):
+        if nearest:
+            row["place_distance"], (row["place"], row["place_kind"]) = nearest
+    for row, touching in zip(rows, _touching(squares, features.landscape), strict=True):
+        row["features"] = sorted(Counter(tag for _, tag in touching).items())
+    for row, touching in zip(rows, _touching(squares, features.waterways), strict=True):
+        row["waterways"] = sorted({name for _, name in touching})
+    for row, touching in zip(rows, _touching(squares, features.buildings), strict=True):
+        row["buildings"] = len(touching)
+    return rows
+
+
+def _add_areas(
+    rows: list[dict[str, Any]], centres: Any, squares: Any, boundaries: list[Boundary]
+) -> None:
+    """Add the areas that contain each centre, and the shares of communes in each square."""
     for level in OUTLINED:
-        areas = [b for b in known.boundaries if b.level == level and b.outline]
-        tree = shapely.STRtree([area.outline for area in areas if area.outline])
-        for row, around in zip(rows, _found(tree, centres, areas), strict=True):
-            if around:
-                # On a shared border two areas touch the centre: take the first by code and name.
-                area = min(around, key=lambda a: (a.code or "", a.name))
+        areas = [(b.outline, b) for b in boundaries if b.level == level and b.outline]
+        for row, touching in zip(rows, _touching(centres, areas), strict=True):
+            if touching:
+                # A centre on a border touches two areas: take the first by code and name.
+                area = min((b for _, b in touching), key=lambda b: (b.code or "", b.name))
                 row[LEVELS[level]] = area.name
                 if level == 8:
                     row["insee"], row["postcode"] = area.code, area.postcode
         if level == 8:
-            around_squares = _found(tree, squares, areas)
-            for row, square, around in zip(rows, squares, around_squares, strict=True):
-                row["communes"] = _shares(square, around)
-    for row, near in zip(rows, _nearest(centres, known.roads, radius.road), strict=True):
-        if near:
-            row["road_distance"], (row["road"],) = near
-    near_places = _nearest(centres, known.places, radius.place)
-    for row, near in zip(rows, near_places, strict=True):
-        if near:
-            row["place_distance"], (row["place"], row["place_kind"]) = near
-    landscape = shapely.STRtree([shape for shape, _ in known.landscape])
-    waterways = shapely.STRtree([shape for shape, _ in known.waterways])
-    buildings = shapely.STRtree([shape for (shape,) in known.buildings])
-    for row, found in zip(rows, _found(landscape, squares, known.landscape), strict=True):
-        row["features"] = sorted(Counter(kind for _, kind in found).items())
-    for row, found in zip(rows, _found(waterways, squares, known.waterways), strict=True):
-        row["waterways"] = sorted({name for _, name in found})
-    for row, found in zip(rows, _found(buildings, squares, known.buildings), strict=True):
-        row["buildings"] = len(found)
-    return rows
+            communes = _touching(squares, areas)
+            for row, square, touching in zip(rows, squares, communes, strict=True):
+                row["communes"] = _shares(square, [boundary for _, boundary in touching])
 
 
-def _found(tree: shapely.STRtree, shapes: Any, items: Sequence[Any]) -> list[list[Any]]:
-    """For each shape, those of the tree's items that touch it, in their order."""
-    found: list[list[Any]] = [[] for _ in shapes]
+def _touching(shapes: Any, items: Sequence[Any]) -> list[list[Any]]:
+    """For each shape the items whose geometry, their first entry, touches it, in their order."""
+    tree = shapely.STRtree([item[0] for item in items])
+    touching: list[list[Any]] = [[] for _ in shapes]
     for shape, item in sorted(tree.query(shapes, predicate="intersects").T.tolist()):
-        found[shape].append(items[item])
-    return found
+        touching[shape].append(items[item])
+    return touching
 
 
 def _shares(square: shapely.Geometry, areas: list[Boundary]) -> list[dict[str, Any]]:
-    """Share of a square in each area, 0 to 1, the largest first."""
+    """Share of a square in each area, 0 to 1, largest first."""
     shares = []
     for area in areas:
         inside = float(shapely.area(shapely.intersection(square, area.outline)))
-        share = round(inside / (PATCH_SIZE * PIXEL_SIZE) ** 2, 4)
+        share = round(inside / PATCH_EXTENT**2, 4)
         if share > 0:
             shares.append({"commune": area.name, "insee": area.code, "share": share})
     return sorted(shares, key=lambda s: (-s["share"], s["insee"] or "", s["commune"]))
 
 
 def _nearest(centres: Any, items: Sequence[Any], limit: float) -> list[Any]:
-    """For each centre the distance in metres and the rest of the nearest item, or None.
+    """For each centre the distance in metres and the labels of the nearest item, or None.
 
-    Of several at one distance the first by its words, whatever their order in the data.
+    Ties are broken by the labels, so that the order of the data does not matter.
     """
     nearest: list[Any] = [None] * len(centres)
     tree = shapely.STRtree([shape for shape, *_ in items])
     pairs, distances = tree.query_nearest(centres, max_distance=limit, return_distance=True)
     for (centre, item), distance in zip(pairs.T.tolist(), np.round(distances, 2), strict=True):
-        found = (float(distance), tuple(items[item][1:]))
-        if nearest[centre] is None or found < nearest[centre]:
-            nearest[centre] = found
+        candidate = (float(distance), tuple(items[item][1:]))
+        if nearest[centre] is None or candidate < nearest[centre]:
+            nearest[centre] = candidate
     return nearest
 
 
-def name_levels(located: list[tuple[list[dict[str, Any]], list[Boundary]]]) -> None:
-    """Fill country, region, departement and arrondissement of all zones' rows.
+def name_levels(zones: list[tuple[list[dict[str, Any]], list[Boundary]]]) -> None:
+    """Add country, region, departement and arrondissement to the rows of all zones.
 
-    Their outlines are not at hand. A French commune's INSEE code tells its departement, and that
-    its region; names come from any zone that has the area of that code. Where no code tells, a
-    level is named if one area alone of that level touches the zone, and of all levels above too.
+    The outlines of these levels are not read. A French commune's INSEE code determines its
+    département and region; their names come from any zone that such an area touches. Without a
+    code, a level is named only if a single area of it touches the zone, and if the same holds for
+    all levels above it.
 
     Args:
-        located: for each zone its rows, which are changed, and its boundaries.
+        zones: rows and boundaries of each zone. The rows are modified.
     """
     names = {
         (boundary.level, boundary.code): boundary.name
-        for _, boundaries in located
+        for _, boundaries in zones
         for boundary in boundaries
         if boundary.code
     }
-    for rows, boundaries in located:
-        touching = {
+    for rows, boundaries in zones:
+        areas_of_level = {
             level: {(b.name, b.code) for b in boundaries if b.level == level}
             for level in LEVELS
             if level not in OUTLINED
@@ -148,10 +159,10 @@ def name_levels(located: list[tuple[list[dict[str, Any]], list[Boundary]]]) -> N
             codes = {2: None, 4: None, 6: row["departement_code"]}
             if row["departement_code"]:
                 codes |= {2: "FR", 4: REGION_OF.get(row["departement_code"])}
-            for level, areas in touching.items():
+            for level, areas in areas_of_level.items():
                 row[LEVELS[level]] = _name(level, areas, codes, names)
                 if row[LEVELS[level]] is None and not row["departement_code"] and len(areas) > 1:
-                    break  # beyond a border that nothing tells apart, lower levels may lie too
+                    break  # the patch may lie on either side of this border: leave the rest empty
 
 
 def _name(
@@ -160,18 +171,26 @@ def _name(
     codes: dict[int, str | None],
     names: dict[tuple[int, str], str],
 ) -> str | None:
+    """The name of a patch's area of a level.
+
+    Args:
+        level: the level.
+        areas: name and code of that level's areas that touch the zone.
+        codes: the patch's codes, by level.
+        names: names of areas in all zones, by level and code.
+    """
     code = codes.get(level)
     if code and (level, code) in names:
         return names[level, code]
-    if level == 7 and codes[6]:  # an arrondissement's code begins with its departement's
+    if level == 7 and codes[6]:  # an arrondissement's code starts with its département's
         areas = {area for area in areas if not area[1] or area[1].startswith(codes[6])}
-    single = next(iter(areas))[0] if len(areas) == 1 else None
-    # An area with a code is another one than that of our code, or it had been found by it.
-    return single if not code or all(not other for _, other in areas) else None
+    only_name = next(iter(areas))[0] if len(areas) == 1 else None
+    # If the area had the patch's code, `names` would have it: an area with a code is another area.
+    return only_name if not code or all(not other for _, other in areas) else None
 
 
 def departement_of(insee: str | None) -> str | None:
-    """A commune's departement by its INSEE code: 06012 is in 06, 2A004 in 2A, 97411 in 974."""
+    """The département in a commune's INSEE code: 06012 is in 06, 2A004 in 2A, 97411 in 974."""
     if not insee:
         return None
     return insee[:3] if insee.startswith(("97", "98")) else insee[:2]

@@ -1,4 +1,4 @@
-"""The model card that lies with a trained ControlNet."""
+"""The model card of a trained ControlNet, models/controlnet/README.md."""
 
 import json
 
@@ -8,8 +8,8 @@ from aerialdreams.params import Params, flatten
 from aerialdreams.paths import BASE, DATASET
 from aerialdreams.util.files import dvc_md5
 
-# How to use the model; tests/training/test_train_controlnet.py runs it.
-USE = """
+# The card's example; tests/training/test_train_controlnet.py runs it.
+EXAMPLE = """
 import numpy as np
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
@@ -29,8 +29,8 @@ image = pipeline("Aerial view of France.", condition, guidance_scale={guidance:g
 image.save("photograph.png")
 """
 
-
-CONDITIONS = {
+# Lines of the example that prepare the mask, by train_controlnet.conditioning.
+PREPARE_MASK = {
     "one_hot": """\
 ids = torch.from_numpy(np.array(mask)).long()[None] - 1
 condition = torch.nn.functional.one_hot(ids, 19).permute(0, 3, 1, 2).float()""",
@@ -38,67 +38,67 @@ condition = torch.nn.functional.one_hot(ids, 19).permute(0, 3, 1, 2).float()""",
 condition = mask.convert("RGB")  # a paletted PNG in FLAIR's colours""",
 }
 
-
-ONES = {
-    "one_hot": "the mask as 19 planes of 0 and 1, plane = FLAIR class id - 1",
+# Description of the conditioning input.
+CONDITIONING = {
+    "one_hot": "the one-hot encoded mask, 19 channels of 0 and 1, channel = FLAIR class id - 1",
     "colours": "the mask in FLAIR's colours",
 }
 
 
 def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
-    """Base, data, params, losses, licence, credits and use of a ControlNet, as its README.md.
+    """The card's text: base model, data, losses, example, params, licence and credits.
 
     Args:
         params: all params.
-        loss: the last steps' mean.
-        validation_loss: of the saved weights.
+        loss: mean training loss of the last steps.
+        validation_loss: validation loss of the saved weights.
     """
     stage = params.train_controlnet
-    about = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
+    base_info = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
     base = {
-        "tiny": "a tiny Stable Diffusion that the pipeline trained from scratch",
-        "folder": "a Stable Diffusion from a folder",
-        "hub": f"{about.get('id')} at {about.get('commit')}",
-    }[about["source"]]
-    licence = about["license"] or "not named by its card; see the base model's publisher"
+        "tiny": "a tiny Stable Diffusion, trained from scratch by the pipeline",
+        "folder": "a Stable Diffusion from a local folder",
+        "hub": f"{base_info.get('id')} at {base_info.get('commit')}",
+    }[base_info["source"]]
+    licence = base_info["license"] or "not named in its card; ask the base model's publisher"
     groups = ("train_controlnet.", "encode_latents.", "image_size")
     settings = [(k, v) for k, v in flatten(params).items() if k.startswith(groups)]
     rows = "\n".join(f"| `{key}` | {value} |" for key, value in settings)
     unlocked = (
-        f"The last {stage.unlock_decoder_steps} steps trained the UNet's decoder too: it is in"
-        f" `{FINETUNED_UNET}/` and belongs in the pipeline in place of the base's.\n\n"
+        f"The last {stage.unlock_decoder_steps} steps also trained the UNet's decoder. Use the UNet"
+        f" in `{FINETUNED_UNET}/` instead of the base model's.\n\n"
         if stage.unlock_decoder_steps
         else ""
     )
-    use = USE.format(
+    example = EXAMPLE.format(
         size=params.image_size,
-        condition=CONDITIONS[stage.conditioning],
+        condition=PREPARE_MASK[stage.conditioning],
         guidance=stage.sampling.guidance,
         steps=stage.sampling.steps,
         scale=stage.sampling.conditioning_scale,
     )
     return f"""---
 license: other
-license_name: {about["license"] or "see-card"}
+license_name: {base_info["license"] or "see-card"}
 library_name: diffusers
 pipeline_tag: text-to-image
 tags: [controlnet, aerial, land-cover, FLAIR]
 ---
-# A ControlNet that paints land-cover masks as aerial photographs
+# A ControlNet that generates aerial photographs from land-cover masks
 
-Condition: {ONES[stage.conditioning]}. One pixel of the mask is one of the image,
-{params.image_size} x {params.image_size} for a patch of 102.4 m. Images made with it are synthetic
-and show no real place.
+Conditioning: {CONDITIONING[stage.conditioning]}. Mask and image have
+{params.image_size} x {params.image_size} pixels for a patch of 102.4 m. Generated images are
+synthetic and show no real place.
 
 | | |
 |---|---|
 | base model | {base}, MD5 {dvc_md5(BASE)} |
-| dataset | MD5 {dvc_md5(DATASET)} (`dvc.lock` of the AerialDreams project has it) |
-| loss | {loss:.6f} over the last steps, {validation_loss:.6f} on validation patches |
+| dataset | MD5 {dvc_md5(DATASET)}, as in the `dvc.lock` of the AerialDreams project |
+| loss | {loss:.6f}, mean of the last steps; {validation_loss:.6f} on validation patches |
 
-{unlocked}## Use
+{unlocked}## Example
 
-```python{use}```
+```python{example}```
 
 ## Params
 
@@ -108,8 +108,8 @@ and show no real place.
 
 ## Licence and credits
 
-- The base model's licence holds for this model too: {licence}.
+- The base model's licence also applies to this model: {licence}.
 - Trained on images and masks of {IGN_CREDIT}, https://ignf.github.io/FLAIR/, and on captions with
-  place names {OSM_CREDIT}, https://www.openstreetmap.org/copyright. With the sample source both
-  are drawn by AerialDreams in their shape.
+  place names {OSM_CREDIT}, https://www.openstreetmap.org/copyright. With raw_patches.source sample,
+  AerialDreams has drawn both in the same formats.
 """

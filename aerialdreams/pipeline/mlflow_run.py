@@ -1,10 +1,10 @@
-"""A run in MLflow that never stops or slows the work: a thread sends entries, and retries.
+"""An MLflow run that never blocks or stops the training: a thread sends entries and retries.
 
-MLflow has asynchronous logging of its own (`log_batch(synchronous=False)`, read in 3.17.2). It is
-not used because it drops a batch at its first error, so that a server's restart loses points; sends
-from ten threads at once, so that after a kill the last stored step does not tell which steps are
-missing; waits at exit for as long as the store takes; and cannot create or end a run, or register a
-model, which have to wait for the same store. This queue does all of it in order, in one thread.
+MLflow's own asynchronous logging (`log_batch(synchronous=False)`, read in 3.17.2) is not used. It
+drops a batch at its first error, so points are lost if a server restarts. It sends from ten threads
+at once, so after a kill the last stored step does not show which steps are missing. At exit it
+waits without a limit. And it cannot create or end runs or register models, which need the same
+store. This queue does all of that in order, in one thread.
 """
 
 import queue
@@ -35,7 +35,7 @@ class Run:
         open_run: creates or finds the run, given a client and the experiment's id; returns its id.
 
     Attributes:
-        id: the run's id; None until the store has answered.
+        id: the run's id; None until the store has responded.
         last_steps: last step of each curve in a resumed run; earlier steps are not sent again.
     """
 
@@ -74,7 +74,7 @@ class Run:
         self.add(send)
 
     def image(self, step: int, image: NDArray[np.uint8], key: str) -> None:
-        """Log an RGB image, (height, width, 3), as the series `key`'s at this step."""
+        """Log an RGB image, (height, width, 3), to the series `key`."""
         self.add(lambda client, run_id: client.log_image(run_id, image, key=key, step=step))
 
     def add(self, entry: Entry) -> None:
@@ -82,12 +82,11 @@ class Run:
         self._entries.put(entry)
 
     def close(self, timeout: float | None = None) -> None:
-        """Wait until all entries are stored, and warn about those that are lost.
+        """Wait until all entries are stored; warn about entries that are lost.
 
         Args:
-            timeout: seconds to wait at most. By default there is no limit while entries get
-                stored, or while one is under way (a large upload) that has not failed; it gives up
-                after `PATIENCE` seconds of failures.
+            timeout: longest wait, seconds. None waits as long as entries are being stored or
+                sent, and gives up after `PATIENCE` seconds of failures.
         """
         self._entries.put(None)
         stored = self._stored
@@ -118,7 +117,7 @@ class Run:
                     return
                 warn(f"rejected an entry: {first_line(error)}")
             if self._failures:
-                warn("the store answers again")
+                warn("the store responds again")
             self._failures = 0
             self._stored += 1
             entry = self._entries.get()
@@ -126,7 +125,7 @@ class Run:
     def _wait_to_retry(self, error: Exception) -> bool:
         """Wait before the next attempt; returns False if `close` has given up."""
         if not self._failures:
-            warn(f"the store does not answer, the work continues: {first_line(error)}")
+            warn(f"the store does not respond, the training continues: {first_line(error)}")
         self._failures += 1
         delay = RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS)) - 1]
         return not self._given_up.wait(delay)

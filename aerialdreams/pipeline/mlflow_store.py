@@ -1,7 +1,7 @@
-"""The MLflow store: `mlflow.db` in the project, or the server that MLFLOW_TRACKING_URI names.
+"""The MLflow store: `mlflow.db` in the project, or the server at MLFLOW_TRACKING_URI.
 
-Artifacts of the project's own store are beside it, in `mlartifacts/`. MLflow is imported where it
-is used, because that takes seconds.
+The project's own store keeps artifacts in `mlartifacts/`. MLflow is imported inside functions
+because its import takes seconds.
 """
 
 import os
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "aerialdreams"
-# Error codes of a store that works and refuses what it was sent (mlflow.protos.databricks_pb2).
+# Error codes of a working store that rejects a request (mlflow.protos.databricks_pb2).
 REJECTED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 
 
 def connect() -> tuple["MlflowClient", str]:
-    """A client, and the id of our experiment, which is created if it does not exist.
+    """Connect to the store and create the experiment if it does not exist.
+
+    Returns:
+        A client and the experiment's id.
 
     Raises:
         MlflowException: the store cannot be reached or read.
@@ -34,7 +37,7 @@ def connect() -> tuple["MlflowClient", str]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment:
         return client, experiment.experiment_id
-    # A server decides itself where artifacts go.
+    # A server sets its own location for artifacts.
     artifacts = (root / "mlartifacts").as_uri() if uri == own else None
     return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
 
@@ -42,8 +45,8 @@ def connect() -> tuple["MlflowClient", str]:
 def _create_store(path: Path) -> None:
     """Create an empty SQLite store under a temporary name and link it to its own.
 
-    MLflow takes seconds to create its tables one by one. If it were killed meanwhile, it could not
-    open the file again ("table already exists").
+    MLflow takes seconds to create the tables. If it is killed meanwhile, it cannot open the file
+    again ("table already exists").
     """
     import mlflow
 
@@ -51,7 +54,7 @@ def _create_store(path: Path) -> None:
     partial.unlink(missing_ok=True)
     mlflow.MlflowClient(f"sqlite:///{partial}").search_experiments()
     try:
-        os.link(partial, path)  # unlike a rename, fails if another process was faster
+        os.link(partial, path)  # unlike rename, it fails if another process has created the store
     except FileExistsError:
         pass
     except OSError:  # a file system without hard links
@@ -60,12 +63,12 @@ def _create_store(path: Path) -> None:
 
 
 def is_rejected(error: Exception) -> bool:
-    """Whether the store works and refuses the request, so that a retry is pointless."""
+    """Whether a working store rejected the request, so that a retry is pointless."""
     return getattr(error, "error_code", "") in REJECTED
 
 
 def first_line(error: Exception) -> str:
-    """An error's message, shortened for a warning."""
+    """The first line of an error's message, at most 300 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 

@@ -1,4 +1,4 @@
-"""Publish the dataset or a model on the Hugging Face hub, with the licences that it owes."""
+"""Uploads the dataset or the ControlNet to the Hugging Face hub, after checking its licence."""
 
 import os
 from dataclasses import dataclass
@@ -11,136 +11,134 @@ import yaml
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.paths import CONTROLNET, DATASET
 
-# What a card owes, in whatever words it says them.
+# Phrases that a card must contain: the credits that FLAIR's and OpenStreetMap's licences demand.
 CREDITS = ("IGN", "Licence Ouverte", "OpenStreetMap contributors", "ODbL")
 
-
-# What may leave: its folder, the hub's kind of it, and files that it must hold.
+# By name of what can be published: its folder, the hub's type of repository, required files.
 FOLDERS = {"dataset": DATASET, "controlnet": CONTROLNET}
-
-
-KINDS = {"dataset": "dataset", "controlnet": "model"}
-
-
-NEEDED = {
+REPO_TYPES = {"dataset": "dataset", "controlnet": "model"}
+REQUIRED_FILES = {
     "dataset": ("data/train-*.parquet", "data/validation-*.parquet", "data/test-*.parquet"),
     "controlnet": ("config.json", "*.safetensors", "aerialdreams.json"),
 }
 
-
-UNKNOWN_LICENCE = "see-card"  # what a model's card says where its base model names none
+UNKNOWN_LICENCE = "see-card"  # in a model's card if its base model names no licence
 
 
 @dataclass
-class Shipment:
-    """What would leave, checked."""
+class Upload:
+    """A checked folder that is ready to be uploaded."""
 
     folder: Path
-    kind: str  # the hub's: dataset or model
+    repo_type: str  # dataset or model
     files: list[tuple[str, int]]  # name and bytes
     licence: str
 
 
-def pack(what: str) -> Shipment:
-    """Check a folder before anything of it leaves.
+def check_upload(name: str) -> Upload:
+    """Check a folder before it is uploaded.
 
     Args:
-        what: "dataset" or "controlnet".
+        name: "dataset" or "controlnet".
 
     Raises:
         UserError: a file is missing or damaged, or the card lacks a licence or a credit.
     """
-    folder = FOLDERS[what]
+    folder = FOLDERS[name]
     if not folder.is_dir():
-        raise UserError(f"{folder}: not found; `dvc repro` makes it, `dvc pull` brings it")
-    for pattern in NEEDED[what]:
+        raise UserError(f"{folder}: not found; run `dvc repro` or `dvc pull`")
+    for pattern in REQUIRED_FILES[name]:
         if not any(folder.glob(pattern)):
-            raise UserError(f"{folder}: has no {pattern}; `dvc checkout` it")
+            raise UserError(f"{folder}: has no {pattern}; run `dvc checkout {folder}`")
     for shard in folder.glob("data/*.parquet"):
         try:
             pq.read_metadata(shard)
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{shard}: cannot be read ({error}); `dvc checkout` it") from None
+            raise UserError(
+                f"{shard}: cannot be read ({error}); run `dvc checkout {folder}`"
+            ) from None
     licence = licence_of(folder / "README.md")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
-    return Shipment(folder, KINDS[what], listed, licence)
+    sizes = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
+    return Upload(folder, REPO_TYPES[name], sizes, licence)
 
 
 def licence_of(card: Path) -> str:
-    """The licence that a card names, once it names all that is owed.
+    """The licence in a card's metadata.
 
     Raises:
         UserError: the card is missing, or lacks a licence or a credit.
     """
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    head, _, body = text.removeprefix("---\n").partition("\n---\n")
+    metadata_text, _, body = text.removeprefix("---\n").partition("\n---\n")
     try:
-        named = (yaml.safe_load(head) if text.startswith("---\n") else {}) or {}
+        metadata = (yaml.safe_load(metadata_text) if text.startswith("---\n") else {}) or {}
     except yaml.YAMLError:
-        named = {}
-    licence = named.get("license_name") or named.get("license")
-    missing = [] if licence and licence != UNKNOWN_LICENCE else ["a licence in its head"]
-    missing += [words for words in CREDITS if words not in body]
+        metadata = {}
+    licence = metadata.get("license_name") or metadata.get("license")
+    missing = [] if licence and licence != UNKNOWN_LICENCE else ["a licence in its metadata"]
+    missing += [credit for credit in CREDITS if credit not in body]
     if missing:
         raise UserError(
-            f"{card}: lacks {', '.join(missing)}; nothing leaves without licence and credits:"
-            " `dvc checkout` the card, or write them into it"
+            f"{card}: lacks {', '.join(missing)}; nothing is uploaded without licence and credits:"
+            " restore the card with `dvc checkout`, or add them"
         )
     return str(licence)
 
 
-def publish(what: str, repo: str, private: bool, revision: str, dry_run: bool) -> str:
-    """Push a folder to the hub; what is there already is not sent again.
+def publish(name: str, repo: str, private: bool, revision: str, dry_run: bool) -> str:
+    """Upload a folder to the hub. Files that the hub has already are not sent again.
 
     Args:
-        what: "dataset" or "controlnet".
-        repo: its name there, OWNER/NAME.
-        private: whether only its owner sees it, where it is made now.
+        name: "dataset" or "controlnet".
+        repo: the repository on the hub, OWNER/NAME; it is created if it does not exist.
+        private: whether a new repository is private.
         revision: the branch.
-        dry_run: only say what would leave.
+        dry_run: list the files instead of uploading them.
 
     Returns:
-        What left, or would.
+        A summary; of a dry run, also names and sizes of the files.
 
     Raises:
-        UserError: see `pack`; or the hub does not take the token or the name.
-        WorkError: the hub cannot be reached.
+        UserError: see `check_upload`; or the hub rejects the token or the repository's name.
+        WorkError: the hub cannot be reached, or failed.
     """
-    shipment = pack(what)
-    total = sum(size for _, size in shipment.files) / 1e6
-    said = f"{shipment.kind} {repo} at {revision}, {'private' if private else 'public'}"
-    said += f", licence {shipment.licence}: {len(shipment.files)} files, {total:.1f} MB"
+    upload = check_upload(name)
+    total = sum(size for _, size in upload.files) / 1e6
+    summary = f"{upload.repo_type} {repo} at {revision}, {'private' if private else 'public'}"
+    summary += f", licence {upload.licence}: {len(upload.files)} files, {total:.1f} MB"
     if dry_run:
-        rows = [f"{size:>14,}  {name}" for name, size in shipment.files]
-        return "\n".join([*rows, f"would publish {said}; nothing has left"])
+        rows = [f"{size:>14,}  {file}" for file, size in upload.files]
+        return "\n".join([*rows, f"would publish {summary}; nothing was uploaded"])
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
     try:
-        hub.create_repo(repo, repo_type=shipment.kind, private=private, exist_ok=True)
+        hub.create_repo(repo, repo_type=upload.repo_type, private=private, exist_ok=True)
         if revision != "main":
-            hub.create_branch(repo, branch=revision, repo_type=shipment.kind, exist_ok=True)
+            hub.create_branch(repo, branch=revision, repo_type=upload.repo_type, exist_ok=True)
         hub.upload_folder(
             repo_id=repo,
-            folder_path=shipment.folder,
-            repo_type=shipment.kind,
+            folder_path=upload.folder,
+            repo_type=upload.repo_type,
             revision=revision,
-            commit_message=f"AerialDreams {what}",
+            commit_message=f"AerialDreams {name}",
         )
     except (LocalTokenNotFoundError, HFValidationError) as error:
         raise UserError(f"{repo}: {str(error).splitlines()[0]}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        first = str(error).strip().splitlines()[0]
+        message = str(error).strip().splitlines()[0]
         if status in (401, 403, 404):
             raise UserError(
-                f"{repo}: the hub does not let you write there ({first}); set HF_TOKEN to a token"
-                " that may write, from huggingface.co/settings/tokens"
+                f"{repo}: the hub denies write access ({message}); set HF_TOKEN to a token with"
+                " write access from https://huggingface.co/settings/tokens"
             ) from None
-        raise WorkError(f"{repo}: {first}; try again, what is there is not sent anew") from None
+        raise WorkError(
+            f"{repo}: {message}; try again, uploaded files are not sent twice"
+        ) from None
     except (httpx2.HTTPError, OSError) as error:
         raise WorkError(f"{repo}: the hub cannot be reached ({error}); try again") from None
-    return f"published {said}"
+    return f"published {summary}"

@@ -1,4 +1,4 @@
-"""Look through DVC's remote: is all there that dvc.lock names, and is it whole?"""
+"""Checks that DVC's remote has every object that dvc.lock names, undamaged."""
 
 import hashlib
 import json
@@ -12,24 +12,23 @@ from dvc.repo import Repo
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.util.progress import progress
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
 
 
 def check_remote(targets: list[str]) -> str:
     """Read the objects of outputs in the remote and compare them with their hashes.
 
-    DVC itself never takes a damaged object (`verify` in .dvc/config), but does not say which one
-    it was.
+    DVC rejects damaged objects when it pulls (`verify` in .dvc/config), but does not name them.
 
     Args:
-        targets: outputs, such as data/dataset; none are all that are pushed.
+        targets: outputs, such as data/dataset; if empty, all outputs that are pushed.
 
     Returns:
-        What is there, in numbers.
+        A summary in numbers.
 
     Raises:
-        UserError: there is no such output or no remote.
-        WorkError: objects are missing or damaged; each is named with its file.
+        UserError: an output is unknown, or there is no remote.
+        WorkError: objects are missing or damaged. The message names each with its file.
     """
     try:
         repo = Repo()
@@ -43,35 +42,37 @@ def check_remote(targets: list[str]) -> str:
     ]
     unknown = set(targets) - {str(path) for path, _ in outs}
     if unknown:
-        raise UserError(f"{', '.join(sorted(unknown))}: no output that is pushed; see dvc.yaml")
+        raise UserError(f"{', '.join(sorted(unknown))}: not an output that is pushed; see dvc.yaml")
     objects = [pair for path, md5 in outs for pair in _files(remote, path, md5)]
-    wrong, total = [], 0
+    problems, total = [], 0
     for path, md5 in progress(objects, "remote checked", "objects", len(objects)):
-        found, size = _hash(remote, md5)
+        actual, size = _hash(remote, md5)
         total += size
-        if found != md5.removesuffix(".dir"):
-            state = f"is damaged (MD5 {found})" if found else "is missing"
-            wrong.append(f"{path}: its object {remote.oid_to_path(md5)} {state}")
-    if wrong:
-        advice = "push it again from a clone that has it: remove it there, then `dvc push`"
-        raise WorkError("\n".join([*wrong, advice]))
-    return f"{len(objects)} objects of {len(outs)} outputs are whole, {total / 1e6:.1f} MB"
+        if actual != md5.removesuffix(".dir"):
+            state = f"is damaged (MD5 {actual})" if actual else "is missing"
+            problems.append(f"{path}: its object {remote.oid_to_path(md5)} {state}")
+    if problems:
+        advice = (
+            "delete damaged objects from the remote and run `dvc push` in a clone that has them"
+        )
+        raise WorkError("\n".join([*problems, advice]))
+    return f"{len(objects)} objects of {len(outs)} outputs are intact, {total / 1e6:.1f} MB"
 
 
 def _files(remote: Any, path: Path, md5: str) -> Iterator[tuple[Path, str]]:
-    """The files of an output with their hashes; of a folder, its list first."""
+    """The objects of an output: path and MD5 of a file, or of a folder's list and its files."""
     yield path, md5
     if md5.endswith(".dir"):
         try:
             rows = json.loads(remote.fs.cat_file(remote.oid_to_path(md5)))
         except (OSError, ValueError):
-            return  # said of the list itself
+            return  # the list itself is reported as missing or damaged
         for row in rows:
             yield path / row["relpath"], row["md5"]
 
 
 def _hash(remote: Any, md5: str) -> tuple[str, int]:
-    """MD5 and bytes of an object; "" where there is none."""
+    """MD5 and size in bytes of an object; "" and 0 if it is missing."""
     digest, size = hashlib.md5(), 0
     try:
         with remote.fs.open(remote.oid_to_path(md5), "rb") as file:

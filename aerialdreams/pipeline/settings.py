@@ -1,4 +1,4 @@
-"""Settings: small files of params that belong together, applied to params.yaml by name."""
+"""Applies settings, small YAML files of params that belong together, to params.yaml."""
 
 import io
 from pathlib import Path
@@ -21,13 +21,13 @@ def available_settings() -> list[str]:
 
 
 def apply_settings(names: list[str]) -> list[str]:
-    """Apply settings to params.yaml, one after the other; its comments and other values stay.
+    """Apply settings to params.yaml in the given order. Comments and other values are kept.
 
     Args:
         names: of files in settings/; if two set the same key, the later one wins.
 
     Returns:
-        What changed, a line for each key: `key: before -> after`.
+        One line for each changed key: `key: before -> after`.
 
     Raises:
         UserError: a file does not exist, it has a key that params.yaml lacks, or the resulting
@@ -58,6 +58,7 @@ def apply_settings(names: list[str]) -> list[str]:
 
 
 def _merge(params: Any, changes: dict[str, Any], path: Path, prefix: str) -> None:
+    """Write the changes into the params. `path` and `prefix` are for error messages."""
     for key, value in changes.items():
         if key not in params:
             raise UserError(f"{path}: {prefix}{key}: unknown key; params.yaml does not have it")

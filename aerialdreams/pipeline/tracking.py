@@ -1,4 +1,4 @@
-"""What is logged to MLflow: which run trained which model, from which commit, data and params."""
+"""Logs trainings and evaluations to MLflow, with their commit, data hashes and params."""
 
 import os
 import subprocess
@@ -15,10 +15,10 @@ from aerialdreams.util.files import dvc_md5
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MODEL = "aerialdreams-controlnet"  # its name in the model registry
+MODEL = "aerialdreams-controlnet"  # name in the model registry
 CONTROLNET_TAG = "md5.models/controlnet"
-STOP_TIMEOUT = 10.0  # seconds to store what is left of a training that is being stopped
-# Most entries of one request (mlflow.utils.validation).
+STOP_TIMEOUT = 10.0  # seconds to store the remaining entries of a stopped training
+# MLflow's limits for one request (mlflow.utils.validation).
 MAX_PARAMS, MAX_METRICS = 100, 1000
 
 
@@ -26,16 +26,17 @@ MAX_PARAMS, MAX_METRICS = 100, 1000
 def training_run(
     params: Mapping[str, object], inputs: list[Path], run_id_file: Path
 ) -> Iterator[Run]:
-    """A training's own run, or the one that an interrupted training began.
+    """Create a run for a training, or reopen the run of an interrupted one.
 
     Args:
-        params: what is logged as the run's params, by dotted name (see `params.flatten`).
-        inputs: the stage's inputs; their DVC hashes become tags, and those of data MLflow datasets.
-        run_id_file: holds the run's id until the training is done.
+        params: logged as the run's params, by dotted name (see `params.flatten`).
+        inputs: the stage's inputs. Their DVC hashes become tags; those in data/ also become MLflow
+            datasets.
+        run_id_file: keeps the run's id until the training has finished.
 
     Yields:
         The run. It ends as FINISHED, or as KILLED or FAILED if the block raises. If the store does
-        not answer, the work continues.
+        not respond, the training continues.
     """
     hashes = {path: dvc_md5(path) for path in inputs}
     monitors: list[Any] = []
@@ -66,8 +67,7 @@ def training_run(
     finally:
         run.add(lambda client, run_id: [monitor.finish() for monitor in monitors])
         run.add(lambda client, run_id: client.set_terminated(run_id, status))
-        # A process that is being stopped has little time, and the resumed training logs again what
-        # was lost.
+        # A stopped process has little time, and the resumed training logs lost entries again.
         run.close(None if status == "FINISHED" else STOP_TIMEOUT)
         if status == "FINISHED":
             run_id_file.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def _log_inputs(
 
 
 def _monitor_system(client: "MlflowClient", run_id: str) -> Any:
-    """Start MLflow's own record of CPU, memory, disk and GPU, a point every ten seconds."""
+    """Start MLflow's monitor of CPU, memory, disk and GPU, which logs every ten seconds."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=client.tracking_uri)
@@ -105,9 +105,9 @@ def register_model(run: Run, folder: Path, md5: str) -> None:
     """Upload a trained ControlNet to the run, and register it as a new version.
 
     Args:
-        run: the training's.
+        run: the training's run.
         folder: the model, in diffusers' layout.
-        md5: DVC's hash of it.
+        md5: DVC's hash of the folder.
     """
 
     def upload(file: Path) -> None:
@@ -127,16 +127,17 @@ def register_model(run: Run, folder: Path, md5: str) -> None:
         client.set_tag(run_id, CONTROLNET_TAG, md5)
 
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        upload(file)  # an entry each, so that a retry repeats one file and each counts as progress
+        upload(file)  # separate entries: a retry repeats one file, and each counts as progress
     run.add(register)
 
 
 def log_evaluation(
     controlnet_md5: str, metrics: Mapping[str, float], files: list[Path]
 ) -> str | None:
-    """Attach an evaluation to the run and registered version of a model, found by its hash.
+    """Log an evaluation to the run and the registered version of a model.
 
-    If no run has that hash (the model was pulled, or the store is another), a new one is created.
+    They are found by the model's hash. If no run has it, because the model was pulled or the store
+    is another, a new run is created.
 
     Args:
         controlnet_md5: DVC's hash of models/controlnet.
@@ -144,7 +145,7 @@ def log_evaluation(
         files: artifacts to upload.
 
     Returns:
-        The run's id; None, with a warning, if the store does not answer.
+        The run's id; None, after a warning, if the store does not respond.
     """
 
     def open_run(client: "MlflowClient", experiment_id: str) -> str:
@@ -180,9 +181,14 @@ def log_evaluation(
 
 
 def training_cost(controlnet_md5: str) -> dict[str, str]:
-    """Minutes, memory and speed of a model's training, from the run that has its hash.
+    """Duration, memory and speed of a model's training, from the run that has its hash.
 
-    Empty, with a warning if the store does not answer, if there is no such run.
+    Args:
+        controlnet_md5: DVC's hash of models/controlnet.
+
+    Returns:
+        Formatted numbers by unit: minutes, MB, samples/s. Empty if there is no such run, and, after
+        a warning, if the store does not respond.
     """
     from mlflow.exceptions import MlflowException
 
@@ -206,7 +212,7 @@ def _runs_of_model(client: "MlflowClient", experiment_id: str, md5: str) -> list
 
 
 def flatten_numbers(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number of a nested dict under its dotted name; other values are left out."""
+    """The numbers of a nested dict by dotted name; other values are left out."""
     numbers: dict[str, float] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):

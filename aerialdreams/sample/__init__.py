@@ -1,6 +1,5 @@
-"""The sample world: a small invented France, drawn from a seed in FLAIR's shape.
+"""The sample data: a small invented landscape in FLAIR's format, drawn from a seed.
 
-Only `stages/raw_patches.py` draws it; it stands here because it is larger than a stage should be.
-`land` lays out a zone, `photograph` gives it colours, light and heights, and `ground` is the
-same ground as OpenStreetMap would have it.
+`world` writes its tiles. `land` lays out a zone, `photograph` renders it, and `openstreetmap`
+writes an extract of its boundaries, places and roads. Only the stage raw-patches uses them.
 """

@@ -1,7 +1,8 @@
-"""Layout of one zone: parcels, roads with houses, woods, a river, as features on a grid.
+"""Layout of a zone: parcels, roads, buildings, woods and a river, rasterised to a grid.
 
-Lengths are metres, x to the east and y to the south of the zone's north-west corner. The grid's
-cells are 0.4 m, as FLAIR's labels are.
+Positions are in metres, x to the east and y to the south of the zone's north-west corner. Cells of
+the grid measure 0.4 m, twice a pixel. All numbers are chosen so that the result resembles FLAIR's
+masks.
 """
 
 from dataclasses import dataclass, field
@@ -11,34 +12,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-CELL = 0.4
-PATCH = 102.4
+from aerialdreams.data.flair import PATCH_EXTENT
 
+CELL = 0.4  # metres
+
+# FLAIR's class ids.
 BUILDING, PERVIOUS, IMPERVIOUS, BARE_SOIL, WATER, CONIFEROUS, DECIDUOUS = range(1, 8)
 BRUSHWOOD, VINEYARD, HERBACEOUS, AGRICULTURAL, PLOWED, POOL, SNOW = range(8, 15)
 CLEAR_CUT, MIXED, LIGNEOUS, GREENHOUSE = range(15, 19)
 
 Kind = TypeVar("Kind")
-Polygon = NDArray[np.float64]  # (corners, 2), convex where it is to be split
+Polygon = NDArray[np.float64]  # (corners, 2)
 
-# What grows in a parcel, by the kind of its block, with its share.
-CROPS = {
+# Classes of parcels and their shares, by kind of block.
+PARCEL_CLASSES = {
     "fields": {AGRICULTURAL: 0.45, PLOWED: 0.25, HERBACEOUS: 0.2, VINEYARD: 0.1},
     "orchards": {VINEYARD: 0.5, LIGNEOUS: 0.3, HERBACEOUS: 0.2},
     "wood": {DECIDUOUS: 0.5, CONIFEROUS: 0.25, MIXED: 0.15, CLEAR_CUT: 0.1},
     "heath": {HERBACEOUS: 0.45, BRUSHWOOD: 0.35, BARE_SOIL: 0.2},
     "heights": {BARE_SOIL: 0.4, SNOW: 0.2, CONIFEROUS: 0.2, HERBACEOUS: 0.2},
 }
-# Kinds of block by the letters of a zone's name: urban, agricultural, forest, natural, high.
+# Kinds of block and their shares, by the letters of a zone's name: urban, agricultural, forest,
+# natural, high.
 BLOCKS = {
-    "U": {"houses": 0.75, "works": 0.25},
+    "U": {"houses": 0.75, "industry": 0.25},
     "A": {"fields": 0.6, "orchards": 0.25, "greenhouses": 0.15},
     "F": {"wood": 1.0},
     "N": {"heath": 0.7, "wood": 0.3},
     "H": {"heights": 0.7, "heath": 0.3},
 }
 PARCEL_AREA = {"fields": 9000, "orchards": 5000, "wood": 16000, "heath": 7000, "heights": 9000}
-# Height in metres above the ground, lowest and highest of a feature.
+# Lowest and highest feature of a class, metres above ground.
 HEIGHTS = {
     BUILDING: (4, 7),
     CONIFEROUS: (8, 12),
@@ -55,23 +59,23 @@ HEIGHTS = {
 
 @dataclass(frozen=True)
 class Feature:
-    """One thing on the ground, drawn with one class, height and direction."""
+    """An object on the ground, such as a parcel, tree or half of a roof."""
 
     class_id: int
     height: float  # metres
-    angle: float  # radians, of its rows, furrows or ridge
-    tint: float  # 0..1, which of its class's looks it has
-    facing: float = 0.0  # of a roof: -1 away from the sun to 1 towards it
+    angle: float  # radians, direction of its rows, furrows or ridge
+    tint: float  # 0 to 1, selects and shades one of its class's colours
+    facing: float = 0.0  # of a roof: -1 faces away from the sun, 1 towards it
 
 
 @dataclass
 class Land:
-    """A zone's ground.
+    """A zone's layout.
 
     Attributes:
-        ids: feature number of each 0.4 m cell, shape (cells, cells).
-        features: the features, by number.
-        roads: (kind, line) of each road, kind `street` or `track`, line of shape (points, 2).
+        ids: index of the feature that covers each cell, (cells, cells).
+        features: the features.
+        roads: kind, "street" or "track", and line, (points, 2), of each road.
     """
 
     ids: NDArray[np.int32]
@@ -80,13 +84,15 @@ class Land:
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """Class id of each 0.4 m cell."""
+        """Class id of each cell, (cells, cells)."""
         return np.array([feature.class_id for feature in self.features], np.uint8)[self.ids]
 
 
 @dataclass
 class _Canvas:
-    size: float
+    """Draws features onto the grid; later ones cover earlier ones."""
+
+    size: float  # metres
     rng: np.random.Generator
     features: list[Feature] = field(default_factory=list)
     roads: list[tuple[str, NDArray[np.float64]]] = field(default_factory=list)
@@ -97,24 +103,29 @@ class _Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def add(self, class_id: int, angle: float = 0.0, facing: float = 0.0) -> int:
+        """Create a feature of random height and tint; return its index."""
         low, high = HEIGHTS.get(class_id, (0, 0))
         height, tint = self.rng.uniform(low, high), self.rng.random()
         self.features.append(Feature(class_id, height, angle, tint, facing))
         return len(self.features) - 1
 
-    def polygon(self, corners: Polygon, number: int) -> None:
-        self.draw.polygon([(x / CELL, y / CELL) for x, y in corners], fill=number)
+    def polygon(self, corners: Polygon, feature: int) -> None:
+        self.draw.polygon([(x / CELL, y / CELL) for x, y in corners], fill=feature)
 
-    def line(self, points: NDArray[np.float64], width: float, number: int) -> None:
+    def line(self, points: NDArray[np.float64], width: float, feature: int) -> None:
         cells = [(x / CELL, y / CELL) for x, y in points]
-        self.draw.line(cells, fill=number, width=round(width / CELL), joint="curve")
+        self.draw.line(cells, fill=feature, width=round(width / CELL), joint="curve")
 
-    def blob(self, centre: NDArray[np.float64], radius: float, number: int, rough: float) -> None:
-        around = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    def blob(
+        self, centre: NDArray[np.float64], radius: float, feature: int, roughness: float
+    ) -> None:
+        """Draw an irregular disc: a circle whose radius three sine waves modulate."""
+        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         phase = self.rng.uniform(0, 2 * np.pi, 3)
-        waves = sum(np.sin(k * around + phase[k - 2]) / k for k in (2, 3, 4))
-        reach = radius * (1 + rough * waves)
-        self.polygon(centre + np.stack([reach * np.cos(around), reach * np.sin(around)], 1), number)
+        waves = sum(np.sin(k * angles + phase[k - 2]) / k for k in (2, 3, 4))
+        radii = radius * (1 + roughness * waves)
+        offsets = np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
+        self.polygon(centre + offsets, feature)
 
     def tree(self, centre: NDArray[np.float64], class_id: int = DECIDUOUS) -> None:
         self.blob(centre, self.rng.uniform(3.0, 5.2), self.add(class_id), 0.12)
@@ -125,16 +136,17 @@ def draw_land(kinds: str, patches: int, seed: list[int]) -> Land:
 
     Args:
         kinds: the two letters of the zone's name, of U, A, N, F and H.
-        patches: side of the zone in patches of 102.4 m.
-        seed: what the zone is drawn from, see numpy.random.default_rng.
+        patches: number of patches along the zone's side.
+        seed: seed of the zone, see numpy.random.default_rng.
     """
     rng = np.random.default_rng(seed)
-    canvas = _Canvas(patches * PATCH, rng)
-    middle, reach, turn = canvas.size / 2, canvas.size * 0.8, rng.uniform(-0.5, 0.5)
-    square = np.array([[-reach, -reach], [reach, -reach], [reach, reach], [-reach, reach]])
-    blocks, cuts = _divide(square @ _turn(turn) + middle, 24000, rng)
+    canvas = _Canvas(patches * PATCH_EXTENT, rng)
+    # A rotated square that covers the whole zone is divided into blocks.
+    centre, half, angle = canvas.size / 2, canvas.size * 0.8, rng.uniform(-0.5, 0.5)
+    square = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+    blocks, cuts = _divide(square @ _rotation(angle) + centre, 24000, rng)
     for number, block in enumerate(blocks):
-        # The two letters take turns, so that each zone is of both its kinds.
+        # Alternate between the two letters, so that both occur in the zone.
         _fill(canvas, _pick(rng, BLOCKS[kinds[number % 2]]), block)
     if "H" not in kinds and rng.random() < 0.6:
         _river(canvas)
@@ -143,44 +155,47 @@ def draw_land(kinds: str, patches: int, seed: list[int]) -> Land:
 
 
 def _fill(canvas: _Canvas, kind: str, block: Polygon) -> None:
+    """Draw a block of a kind."""
     if kind == "houses":
         return _houses(canvas, block)
-    if kind == "works":
-        return _works(canvas, block)
+    if kind == "industry":
+        return _industry(canvas, block)
     if kind == "greenhouses":
         return _greenhouses(canvas, block)
     for parcel in _divide(block, PARCEL_AREA[kind], canvas.rng)[0]:
-        crop = _pick(canvas.rng, CROPS[kind])
-        canvas.polygon(parcel, canvas.add(crop, _direction(parcel)))
+        class_id = _pick(canvas.rng, PARCEL_CLASSES[kind])
+        canvas.polygon(parcel, canvas.add(class_id, _direction(parcel)))
         if kind == "fields" and canvas.rng.random() < 0.35:
             _hedge(canvas, parcel)
         if kind in ("heath", "heights"):
             for _ in range(4):
-                other = _pick(canvas.rng, CROPS[kind])
-                canvas.blob(_inside(parcel, canvas.rng), 12, canvas.add(other), 0.35)
+                blob_class = _pick(canvas.rng, PARCEL_CLASSES[kind])
+                centre = _inside(parcel, canvas.rng)
+                canvas.blob(centre, 12, canvas.add(blob_class), 0.35)
             canvas.tree(_inside(parcel, canvas.rng))
     return None
 
 
 def _houses(canvas: _Canvas, block: Polygon) -> None:
+    """Lots with a house, trees and a drive to the nearest edge; some have a pool."""
     rng = canvas.rng
     canvas.polygon(block, canvas.add(HERBACEOUS))
-    middle = block.mean(0)
+    block_centre = block.mean(0)
     for lot in _divide(_shrink(block, 4), 1000, rng)[0]:
         canvas.polygon(lot, canvas.add(HERBACEOUS))
-        heart = lot.mean(0)
-        away = (heart - middle) / (np.linalg.norm(heart - middle) + 1e-9)
+        centre = lot.mean(0)
+        outwards = (centre - block_centre) / (np.linalg.norm(centre - block_centre) + 1e-9)
         drive = canvas.add(PERVIOUS)
-        canvas.line(np.stack([heart, heart + away * 24]), 4.6, drive)
+        canvas.line(np.stack([centre, centre + outwards * 24]), 4.6, drive)
         angle = _direction(lot)
         if rng.random() < 0.3:
-            canvas.polygon(_box(heart - away * 11, 11, 6.4, angle), canvas.add(POOL))
-        _house(canvas, heart, rng.uniform(15, 20), rng.uniform(11, 13), angle)
+            canvas.polygon(_box(centre - outwards * 11, 11, 6.4, angle), canvas.add(POOL))
+        _house(canvas, centre, rng.uniform(15, 20), rng.uniform(11, 13), angle)
         for _ in range(rng.integers(1, 4)):
             canvas.tree(_on_edge(lot, rng))
 
 
-def _works(canvas: _Canvas, block: Polygon) -> None:
+def _industry(canvas: _Canvas, block: Polygon) -> None:
     rng = canvas.rng
     canvas.polygon(block, canvas.add(_pick(rng, {HERBACEOUS: 0.5, PERVIOUS: 0.5})))
     canvas.polygon(_shrink(block, 9), canvas.add(IMPERVIOUS))
@@ -199,16 +214,16 @@ def _greenhouses(canvas: _Canvas, block: Polygon) -> None:
         across = np.array([-np.sin(angle), np.cos(angle)])
         canvas.polygon(_shrink(lot, 2), canvas.add(PLOWED, angle))
         for step in (-1, 0, 1):
-            number = canvas.add(GREENHOUSE, angle)
-            canvas.polygon(_box(lot.mean(0) + step * 15 * across, 44, 11, angle), number)
+            greenhouse = canvas.add(GREENHOUSE, angle)
+            canvas.polygon(_box(lot.mean(0) + step * 15 * across, 44, 11, angle), greenhouse)
 
 
 def _house(
     canvas: _Canvas, centre: NDArray[np.float64], length: float, width: float, angle: float
 ) -> None:
-    """A roof of two slopes; the sun is in the south, so y counts most in what they get of it."""
+    """A roof of two slopes, each a feature because the sun lights them differently."""
     across = np.array([-np.sin(angle), np.cos(angle)])
-    facing = float(across @ np.array([0.35, 0.94]))
+    facing = float(across @ np.array([0.35, 0.94]))  # opposite to photograph.SHADOW
     first = canvas.add(BUILDING, angle, facing)
     roof = canvas.features[first]
     canvas.features.append(Feature(BUILDING, roof.height, angle, roof.tint, -facing))
@@ -253,14 +268,14 @@ def _roads(canvas: _Canvas, cuts: list[NDArray[np.float64]], paved: bool) -> Non
 def _divide(
     polygon: Polygon, area: float, rng: np.random.Generator
 ) -> tuple[list[Polygon], list[NDArray[np.float64]]]:
-    """Cut a convex polygon across its long side until no piece is larger than about `area`.
+    """Cut a convex polygon across its longest side until no piece is larger than about `area` m².
 
     Returns:
-        The pieces, and the cuts from the first (longest) to the last.
+        The pieces, and the lines of the cuts, longest first.
     """
-    pieces, cuts, todo = [], [], [polygon]
-    while todo:
-        piece = todo.pop(0)
+    pieces, cuts, queue = [], [], [polygon]
+    while queue:
+        piece = queue.pop(0)
         if len(piece) < 3:
             continue
         if _area(piece) < area * rng.uniform(0.9, 1.6):
@@ -268,27 +283,35 @@ def _divide(
             continue
         angle = _direction(piece) + rng.normal(0, 0.06)
         normal = np.array([np.cos(angle), np.sin(angle)])
-        place = piece @ normal
-        level = place.min() + np.ptp(place) * rng.uniform(0.4, 0.6)
-        low, high, cut = _cut(piece, place - level)
-        todo += [low, high]
+        distances = piece @ normal
+        level = distances.min() + np.ptp(distances) * rng.uniform(0.4, 0.6)
+        low, high, cut = _cut(piece, distances - level)
+        queue += [low, high]
         cuts.append(cut)
     return pieces, cuts
 
 
 def _cut(
-    polygon: Polygon, side: NDArray[np.float64]
+    polygon: Polygon, distances: NDArray[np.float64]
 ) -> tuple[Polygon, Polygon, NDArray[np.float64]]:
-    """Both parts of a convex polygon, by the sign of `side` at its corners, and the cut."""
+    """Cut a convex polygon with a line.
+
+    Args:
+        polygon: the polygon.
+        distances: signed distance of each corner from the line, (corners,).
+
+    Returns:
+        The part with negative distances, the other part, and the cut, (2, 2).
+    """
     low: list[NDArray[np.float64]] = []
     high: list[NDArray[np.float64]] = []
     cut: list[NDArray[np.float64]] = []
-    for corner, here, following, there in zip(
-        polygon, side, np.roll(polygon, -1, 0), np.roll(side, -1), strict=True
+    for corner, distance, next_corner, next_distance in zip(
+        polygon, distances, np.roll(polygon, -1, 0), np.roll(distances, -1), strict=True
     ):
-        (low if here < 0 else high).append(corner)
-        if (here < 0) != (there < 0):
-            crossing = corner + (following - corner) * here / (here - there)
+        (low if distance < 0 else high).append(corner)
+        if (distance < 0) != (next_distance < 0):
+            crossing = corner + (next_corner - corner) * distance / (distance - next_distance)
             low.append(crossing)
             high.append(crossing)
             cut.append(crossing)
@@ -301,37 +324,40 @@ def _area(polygon: Polygon) -> float:
 
 
 def _direction(polygon: Polygon) -> float:
-    """Angle of a polygon's longest side."""
+    """Angle of a polygon's longest side, radians."""
     sides = np.roll(polygon, -1, 0) - polygon
     x, y = sides[np.argmax(np.linalg.norm(sides, axis=1))]
     return float(np.arctan2(y, x))
 
 
 def _shrink(polygon: Polygon, margin: float) -> Polygon:
-    """A convex polygon with its corners `margin` metres nearer to its middle."""
-    middle = polygon.mean(0)
-    arms = polygon - middle
+    """Move a convex polygon's corners towards its centre, so that its sides move by `margin` m."""
+    centre = polygon.mean(0)
+    arms = polygon - centre
     lengths = np.linalg.norm(arms, axis=1, keepdims=True)
-    return middle + arms * np.maximum(0.1, 1 - margin * 1.4 / np.maximum(lengths, 1e-9))
+    return centre + arms * np.maximum(0.1, 1 - margin * 1.4 / np.maximum(lengths, 1e-9))
 
 
 def _box(centre: NDArray[np.float64], length: float, width: float, angle: float) -> Polygon:
     half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * np.array([length, width]) / 2
-    return centre + half @ _turn(angle)
+    return centre + half @ _rotation(angle)
 
 
-def _turn(angle: float) -> NDArray[np.float64]:
+def _rotation(angle: float) -> NDArray[np.float64]:
     return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def _inside(polygon: Polygon, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random point inside a convex polygon."""
     return rng.dirichlet(np.ones(len(polygon))) @ polygon
 
 
 def _on_edge(polygon: Polygon, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random point on a polygon's outline."""
     corner, along = rng.integers(len(polygon)), rng.random()
     return polygon[corner - 1] * along + polygon[corner] * (1 - along)
 
 
 def _pick(rng: np.random.Generator, shares: dict[Kind, float]) -> Kind:
+    """A random key, with the values as probabilities."""
     return list(shares)[rng.choice(len(shares), p=list(shares.values()))]

@@ -1,4 +1,4 @@
-"""The sample's tiles: zones drawn once, cut into patches and written in FLAIR's layout."""
+"""Writes the sample data's tiles: each zone is drawn whole and cut into patches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,14 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
-from aerialdreams.data.flair import METADATA, PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.sample.ground import ZoneGround, write_ground
-from aerialdreams.sample.land import PATCH, draw_land
+from aerialdreams.data.flair import METADATA, PATCH_EXTENT, PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.sample.land import draw_land
+from aerialdreams.sample.openstreetmap import ZoneRoads, write_extract
 from aerialdreams.sample.photograph import photograph
 from aerialdreams.util.files import write_json
 
 SAMPLE_EXTRACT = "sample.osm.pbf"
-# What most masks of FLAIR #1 carry: Lambert-93 in name only, without a code.
+# The CRS of most masks of FLAIR #1: the name of Lambert-93, without its EPSG code or projection.
 MASK_CRS = (
     'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
     'AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
@@ -25,64 +25,71 @@ MASK_CRS = (
 
 @dataclass(frozen=True)
 class ZoneTask:
-    """A zone to draw: where it is written, where it lies, the number of its first patch."""
+    """A zone to draw."""
 
-    root: Path
+    root: Path  # folder of the sample data
     domain: str
     zone: str
-    west: float
+    west: float  # north-west corner, metres in EPSG:2154
     north: float
-    side: int
-    first: int
+    side: int  # patches
+    first_patch: int  # number of its first patch
     seed: list[int]
 
 
-def write_world(root: Path, zones: list[tuple[ZoneGround, dict[str, Any]]], seed: int) -> int:
-    """Write metadata and OpenStreetMap extract of zones that `draw_zone` has drawn.
+def write_world(root: Path, zones: list[tuple[ZoneRoads, dict[str, Any]]], seed: int) -> int:
+    """Write the metadata and the OpenStreetMap extract, after `draw_zone` has written the tiles.
 
     Args:
-        root: folder of the world, in FLAIR's layout.
+        root: folder of the sample data.
         zones: the results of `draw_zone`, in the order of `lay_out`.
-        seed: of names and borders.
+        seed: seed for names and borders.
 
     Returns:
         The number of patches.
     """
     metadata = {key: entry for _, entries in zones for key, entry in entries.items()}
     write_json(root / METADATA, metadata)
-    write_ground(root / SAMPLE_EXTRACT, [ground for ground, _ in zones], seed)
+    write_extract(root / SAMPLE_EXTRACT, [roads for roads, _ in zones], seed)
     return len(metadata)
 
 
 def lay_out(root: Path, zones: dict[str, list[str]], side: int, seed: int) -> list[ZoneTask]:
-    """Give each zone its place: domains far apart, a domain's zones in a row to the east."""
+    """Position the zones: domains far apart, the zones of a domain in a row from west to east.
+
+    Args:
+        root: folder of the sample data.
+        zones: names of zones by domain.
+        side: patches along a zone's side.
+        seed: seed of the sample data.
+    """
     tasks: list[ZoneTask] = []
     for number, (domain, names) in enumerate(zones.items()):
         west, north = 380_000.0 + 70_000 * (number % 7), 6_350_000.0 + 60_000 * (number % 5)
-        for place, zone in enumerate(names):
+        for position, zone in enumerate(names):
             task = ZoneTask(
                 root=root,
                 domain=domain,
                 zone=zone,
-                west=west + 1200.0 * place,
-                north=north + 150.0 * (place % 3),
+                west=west + 1200.0 * position,
+                north=north + 150.0 * (position % 3),
                 side=side,
-                first=1 + len(tasks) * side * side,
-                seed=[seed, number, place],
+                first_patch=1 + len(tasks) * side * side,
+                seed=[seed, number, position],
             )
             tasks.append(task)
     return tasks
 
 
-def draw_zone(task: ZoneTask) -> tuple[ZoneGround, dict[str, Any]]:
-    """Draw a zone once, cut it into patches and write them.
+def draw_zone(task: ZoneTask) -> tuple[ZoneRoads, dict[str, Any]]:
+    """Draw a zone, cut it into patches and write them.
 
     Returns:
-        What OpenStreetMap gets to know of it, and its patches' metadata.
+        The zone's roads for the OpenStreetMap extract, and its patches' metadata.
     """
-    ground = draw_land(task.zone.split("_")[1], task.side, task.seed)
-    bands = photograph(ground, task.seed)
-    mask = np.repeat(np.repeat(ground.mask, 2, 0), 2, 1)
+    land = draw_land(task.zone.split("_")[1], task.side, task.seed)
+    bands = photograph(land, task.seed)
+    mask = np.repeat(np.repeat(land.mask, 2, 0), 2, 1)
     rng = np.random.default_rng([*task.seed, 1])
     folder = task.root / task.domain / task.zone
     (folder / "img").mkdir(parents=True)
@@ -90,29 +97,31 @@ def draw_zone(task: ZoneTask) -> tuple[ZoneGround, dict[str, Any]]:
     metadata = {}
     for number in range(task.side**2):
         row, column = divmod(number, task.side)
-        patch = f"{task.first + number:06d}"
-        west, north = task.west + column * PATCH, task.north - row * PATCH
-        part = np.s_[
+        patch = f"{task.first_patch + number:06d}"
+        west, north = task.west + column * PATCH_EXTENT, task.north - row * PATCH_EXTENT
+        window = np.s_[
             row * PATCH_SIZE : (row + 1) * PATCH_SIZE,
             column * PATCH_SIZE : (column + 1) * PATCH_SIZE,
         ]
-        _write(folder / f"img/IMG_{patch}.tif", bands[:, *part], west, north, "EPSG:2154")
-        _write(folder / f"msk/MSK_{patch}.tif", mask[None, *part], west, north, MASK_CRS)
-        metadata[f"IMG_{patch}"] = _metadata(task, west + PATCH / 2, north - PATCH / 2, rng)
-    roads = [(kind, line * np.array([1, -1])) for kind, line in ground.roads]
-    place = ZoneGround(task.domain, task.west, task.north, task.side * PATCH, roads)
-    return place, metadata
+        _write(folder / f"img/IMG_{patch}.tif", bands[:, *window], west, north, "EPSG:2154")
+        _write(folder / f"msk/MSK_{patch}.tif", mask[None, *window], west, north, MASK_CRS)
+        metadata[f"IMG_{patch}"] = _metadata(
+            task, west + PATCH_EXTENT / 2, north - PATCH_EXTENT / 2, rng
+        )
+    roads = [(kind, line * np.array([1, -1])) for kind, line in land.roads]
+    zone_roads = ZoneRoads(task.domain, task.west, task.north, task.side * PATCH_EXTENT, roads)
+    return zone_roads, metadata
 
 
 def _metadata(task: ZoneTask, x: float, y: float, rng: np.random.Generator) -> dict[str, Any]:
-    """A patch's entry, with the flaws of the real ones: centroids off, keys missing."""
-    off = rng.uniform(-24, 24, 2) if rng.random() < 0.4 else np.zeros(2)
+    """A patch's metadata, with flaws of the real ones: shifted centroids and missing keys."""
+    shift = rng.uniform(-24, 24, 2) if rng.random() < 0.4 else np.zeros(2)
     year, complete = task.domain[-4:], rng.random() < 0.9
     entry = {
         "domain": task.domain,
         "zone": task.zone,
-        "patch_centroid_x": round(x + float(off[0]), 2),
-        "patch_centroid_y": round(y + float(off[1]), 2),
+        "patch_centroid_x": round(x + float(shift[0]), 2),
+        "patch_centroid_y": round(y + float(shift[1]), 2),
         "patch_centroid_z": round(float(rng.uniform(20, 600)), 2),
         "date": f"{year}-{task.seed[1] % 4 + 5:02d}-{task.seed[2] + 10:02d}",
         "time": f"{rng.integers(9, 16):02d}h{rng.integers(60):02d}",

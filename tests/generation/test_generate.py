@@ -269,7 +269,7 @@ def test_the_command_generates_from_a_flair_mask(
         (["--seed=-1"], "--seed: '-1' is not a whole number from 0"),
         (["--off-palette", "2"], "--off-palette: '2' is not a number from 0 to 1"),
         (["--prompt", "Vue a\udce9rienne"], "--prompt"),
-        (["--output", "mask.png"], "--output: mask.png: is the mask, which would be lost"),
+        (["--output", "mask.png"], "--output: mask.png: is the mask, which would be overwritten"),
         (["--output", "photo.jpg"], "--output: photo.jpg: must end in .png"),
         (["--output", "photo.tif"], "must end in .png: the mask has no georeference"),
         (["--controlnet", "nowhere"], "nowhere/aerialdreams.json: not found"),

@@ -1,4 +1,4 @@
-"""osm-metadata: real ground from a real extract and from a real server's answers."""
+"""osm-metadata: real data from an extract and from recorded responses of an Overpass server."""
 
 import shutil
 import subprocess
@@ -13,14 +13,14 @@ from rasterio.warp import transform
 from aerialdreams.data.index import INDEX_SCHEMA, SPLITS, read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
-from aerialdreams.osm.knowledge import SearchRadius
 from aerialdreams.osm.outlines import outlines
+from aerialdreams.osm.zones import SearchRadius
 from aerialdreams.params import Params
 from aerialdreams.paths import INDEX, OSM_METADATA
 from aerialdreams.util.tables import read_table, write_table
 from stages import osm_metadata
 from tests.conftest import DATA, ROOT, changed
-from tests.overpass_server import Answers, recorded, serve_overpass, zones
+from tests.overpass_server import FakeServer, recorded_responses, recorded_zones, serve_overpass
 
 SIDE = 102.4
 # How docs/places.md cuts an extract to the zones.
@@ -31,9 +31,9 @@ OSMIUM_COMMANDS = (
 
 
 def write_index(patches: list[tuple[str, str, str, float, float]], splits: bool = False) -> None:
-    """An index of patches (id, domain, zone, north-west corner) that are all built over.
+    """Write an index of patches (id, domain, zone, north-west corner) covered by buildings.
 
-    All are for training, or each third for another split.
+    All are in the train split; with `splits` the three splits alternate.
     """
     rows = [
         {"patch_id": patch_id, "domain": domain, "zone": zone, "origin_x": x, "origin_y": y}
@@ -45,9 +45,9 @@ def write_index(patches: list[tuple[str, str, str, float, float]], splits: bool 
 
 
 def recorded_patches(folder: Path = DATA) -> list[tuple[str, str, str, float, float]]:
-    """A hundred patches on each of the four zones of which there are answers."""
+    """A hundred patches in each of the four zones with recorded responses."""
     patches = []
-    for number, zone in enumerate(zones(folder / "osm")):
+    for number, zone in enumerate(recorded_zones(folder / "osm")):
         west, _, _, north = zone["lambert93_bounds"]
         for row in range(10):
             for column in range(10):
@@ -58,7 +58,7 @@ def recorded_patches(folder: Path = DATA) -> list[tuple[str, str, str, float, fl
     return patches
 
 
-def of_extract(params: Params, folder: Path = DATA, **more: Any) -> Params:
+def with_extract(params: Params, folder: Path = DATA, **more: Any) -> Params:
     (extract,) = (folder / "osm").glob("*.osm.pbf")
     values = {"backend": "extract", "extract": str(extract)}
     return changed(params, osm_metadata=values | more)
@@ -69,7 +69,7 @@ def radius_of(params: Params) -> SearchRadius:
     return SearchRadius(stage.max_road_distance, stage.max_place_distance)
 
 
-def of_server(params: Params, server: Answers, **more: Any) -> Params:
+def with_server(params: Params, server: FakeServer, **more: Any) -> Params:
     overpass = {"server": server.url, "user_agent": "Test (me@example.org)", "pause": 0}
     return changed(params, osm_metadata={"backend": "overpass", "overpass": overpass} | more)
 
@@ -80,31 +80,31 @@ def test_extract_and_server_agree_on_every_patch(
 ) -> None:
     folder = DATA if invented else request.getfixturevalue("shared")
     write_index(recorded_patches(folder))
-    # The answers have roads of the zone alone and places 1.7 km around: nothing farther.
+    # The responses contain roads in the zone and places within 1.7 km, nothing farther.
     near = {"max_road_distance": SIDE / 2, "max_place_distance": 1600}
-    osm_metadata.main(of_extract(params, folder, **near))
-    ours = read_table(OSM_METADATA)
-    with serve_overpass(Answers(recorded=recorded(folder / "osm"))) as server:
-        summary = osm_metadata.main(of_server(params, server, **near))
-    theirs = read_table(OSM_METADATA)
+    osm_metadata.main(with_extract(params, folder, **near))
+    by_extract = read_table(OSM_METADATA)
+    with serve_overpass(FakeServer(recorded=recorded_responses(folder / "osm"))) as server:
+        summary = osm_metadata.main(with_server(params, server, **near))
+    by_server = read_table(OSM_METADATA)
     assert "400 patches in 4 zones" in summary and "4 requests" in summary
     assert len(server.queries) == 4
     assert server.agents[0] == "Test (me@example.org)"
-    # The real recorded query asked for no outlines of quartiers; ours does.
+    # The query that was recorded did not ask for outlines of quartiers; ours does.
     quartier = "Le Port" if invented else "Monte-Carlo"
-    assert set(ours.loc[ours["quartier"].notna(), "quartier"]) == {quartier}
+    assert set(by_extract.loc[by_extract["quartier"].notna(), "quartier"]) == {quartier}
     skipped = {"backend"} if invented else {"backend", "quartier"}
     for column in set(osm_metadata.SCHEMA.names) - skipped:
-        assert ours[column].astype(str).tolist() == theirs[column].astype(str).tolist(), column
+        assert by_extract[column].astype(str).equals(by_server[column].astype(str)), column
     counts = {"Roquefeu": 140, "Valbrune": 60}
     if not invented:
         counts = {"La Turbie": 110, "Beausoleil": 85, "Monaco": 5}
-    assert ours["commune"].value_counts().to_dict() == counts
+    assert by_extract["commune"].value_counts().to_dict() == counts
 
 
-def test_what_a_table_of_real_ground_says(workdir: Path, shared: Path, params: Params) -> None:
+def test_table_of_real_zones(workdir: Path, shared: Path, params: Params) -> None:
     write_index(recorded_patches(shared))
-    summary = osm_metadata.main(of_extract(params, shared, max_place_distance=1600))
+    summary = osm_metadata.main(with_extract(params, shared, max_place_distance=1600))
     rows = read_table(OSM_METADATA).set_index("patch_id")
     town = rows.loc["000505"]
     assert (town["commune"], town["insee"], town["postcode"]) == ("Beausoleil", "06012", "06240")
@@ -112,94 +112,92 @@ def test_what_a_table_of_real_ground_says(workdir: Path, shared: Path, params: P
     assert (town["arrondissement"], town["region"]) == ("Nice", "Provence-Alpes-Côte d'Azur")
     assert (town["country"], list(town["missing"])) == ("France", [])
     assert town["buildings"] == 10
-    # No border of the departement crosses this zone, but its communes' codes tell it.
+    # No border of the département crosses this zone: it follows from the communes' codes.
     hill = rows.loc["010505"]
     assert (hill["commune"], hill["departement"]) == ("La Turbie", "Alpes-Maritimes")
     assert pd.isna(hill["arrondissement"])
-    # Beyond the border nothing is French.
+    # Patches in Monaco have no French areas.
     abroad = rows[rows["commune"] == "Monaco"]
     assert abroad[["country", "departement", "departement_code", "insee"]].isna().all(axis=None)
-    shared_ground = rows[rows["communes"].map(len) > 1]
-    assert len(shared_ground) > 5
-    for communes in shared_ground["communes"]:
+    on_borders = rows[rows["communes"].map(len) > 1]
+    assert len(on_borders) > 5
+    for communes in on_borders["communes"]:
         shares = [share["share"] for share in communes]
         assert shares == sorted(shares, reverse=True) and sum(shares) <= 1.0001
     sea, eze = rows.loc["020505"], rows.loc["030505"]
     assert sea[["commune", "road", "place"]].isna().all() and len(sea["features"]) == 0
     assert list(sea["missing"]) == ["country", "region", "departement", "commune"]
     assert pd.isna(eze["commune"]) and (eze["place"], eze["place_kind"]) == ("Èze", "village")
-    assert "1 zones of which OpenStreetMap has nothing (D006_2020/Z2_UU)" in summary
+    assert "1 zones without OpenStreetMap data (D006_2020/Z2_UU)" in summary
     assert "boundaries with gaps" in summary and "Alpes-Maritimes" in summary
     notice = pq.read_schema(OSM_METADATA).metadata[b"notice"].decode()
     assert notice == "© OpenStreetMap contributors, ODbL 1.0"
     assert "ODbL" in Path("data/osm_answers/README.md").read_text()
 
 
-def test_a_domain_of_another_departement_is_told(workdir: Path, params: Params) -> None:
+def test_reports_a_departement_that_is_not_the_domains(workdir: Path, params: Params) -> None:
     corner = next(p[3:] for p in recorded_patches() if p[0] == "010505")
     write_index([("000001", "D083_2020", "Z1_UU", *corner)])
-    summary = osm_metadata.main(of_extract(params))
-    assert "1 departements other than the domain's (D083_2020 in 06)" in summary
+    summary = osm_metadata.main(with_extract(params))
+    assert "1 départements that differ from the domain's (D083_2020 in 06)" in summary
 
 
-def test_ground_that_the_extract_has_not(workdir: Path, params: Params) -> None:
+def test_extract_of_another_area_is_rejected(workdir: Path, params: Params) -> None:
     (x,), (y,) = transform("EPSG:4326", "EPSG:2154", [2.35], [48.85])
     write_index([("000001", "D075_2021", "Z1_UU", x, y)])
-    with pytest.raises(UserError, match=r"backend extract: knows nothing of any zone.*D075_2021"):
-        osm_metadata.main(of_extract(params))
+    with pytest.raises(UserError, match=r"backend extract: has no data for any zone.*D075_2021"):
+        osm_metadata.main(with_extract(params))
 
 
-def test_several_extracts_are_one(workdir: Path, params: Params) -> None:
+def test_several_extracts_equal_one(workdir: Path, params: Params) -> None:
     folder = workdir / "extracts"
     folder.mkdir()
     for name in ("a", "b"):
         (folder / f"{name}.osm.pbf").write_bytes((DATA / "osm/ground.osm.pbf").read_bytes())
     write_index(recorded_patches()[:100])
-    osm_metadata.main(of_extract(params))
-    one = read_table(OSM_METADATA)
-    osm_metadata.main(of_extract(params, extract=str(folder)))
-    assert read_table(OSM_METADATA).astype(str).equals(one.astype(str))
+    osm_metadata.main(with_extract(params))
+    from_file = read_table(OSM_METADATA)
+    osm_metadata.main(with_extract(params, extract=str(folder)))
+    assert read_table(OSM_METADATA).astype(str).equals(from_file.astype(str))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 100, None])
-def test_an_unreadable_extract_is_named(
-    tmp_path: Path, params: Params, content: bytes | None
-) -> None:
-    whole = (DATA / "osm/ground.osm.pbf").read_bytes()
+def test_unreadable_extract_is_named(tmp_path: Path, params: Params, content: bytes | None) -> None:
+    complete = (DATA / "osm/ground.osm.pbf").read_bytes()
     path = tmp_path / "cut.osm.pbf"
-    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(UserError, match=r"cut\.osm\.pbf: not a whole OpenStreetMap file"):
+    path.write_bytes(complete[: len(complete) // 2] if content is None else content)
+    with pytest.raises(UserError, match=r"cut\.osm\.pbf: not a complete OpenStreetMap file"):
         Extract(path, [], radius_of(params))
 
 
-def test_a_missing_extract_is_named(tmp_path: Path, params: Params) -> None:
+def test_missing_extract_is_named(tmp_path: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"no\.osm\.pbf: not found; set osm_metadata\.extract"):
         Extract(tmp_path / "no.osm.pbf", [], radius_of(params))
-    with pytest.raises(UserError, match=r"has no \.osm\.pbf; set osm_metadata\.extract"):
+    with pytest.raises(UserError, match=r"contains no \.osm\.pbf file; set osm_metadata\.extract"):
         Extract(tmp_path, [], radius_of(params))
 
 
 @pytest.mark.skipif(not shutil.which("osmium"), reason="osmium-tool is not installed")
-def test_an_extract_cut_as_the_guide_says(workdir: Path, shared: Path, params: Params) -> None:
-    """Cut to the zones with osmium-tool, it says what the whole says."""
+def test_extract_cut_as_documented(workdir: Path, shared: Path, params: Params) -> None:
+    """An extract that osmium-tool has cut to the zones gives the same table as the whole."""
     patches = recorded_patches(shared)
     write_index([p for p in patches if p[0][:2] in ("00", "01")])
     near = {"max_place_distance": 1600}
-    osm_metadata.main(of_extract(params, shared, **near))
-    of_whole = read_table(OSM_METADATA)
+    osm_metadata.main(with_extract(params, shared, **near))
+    from_whole = read_table(OSM_METADATA)
     (workdir / "osm").mkdir()
-    stage = of_extract(params, shared, **near).osm_metadata
+    stage = with_extract(params, shared, **near).osm_metadata
     (workdir / "zones.geojson").write_text(outlines(read_index(), 1600))
     for command in OSMIUM_COMMANDS:
         words = command.replace("france.osm.pbf", stage.extract).split()
         subprocess.run(words, check=True, capture_output=True)
     smaller = sum(path.stat().st_size for path in Path("osm").iterdir())
     assert smaller < Path(stage.extract).stat().st_size
-    osm_metadata.main(of_extract(params, shared, extract="osm", **near))
-    of_cut = read_table(OSM_METADATA)
-    assert of_cut.astype(str).equals(of_whole.astype(str))
+    osm_metadata.main(with_extract(params, shared, extract="osm", **near))
+    from_cut = read_table(OSM_METADATA)
+    assert from_cut.astype(str).equals(from_whole.astype(str))
 
 
-def test_the_guide_has_these_commands() -> None:
+def test_documentation_has_these_commands() -> None:
     guide = (ROOT / "docs/places.md").read_text()
     assert all(command in guide for command in OSMIUM_COMMANDS)

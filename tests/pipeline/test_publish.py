@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_would_leave(dataset: Path, hub: dict) -> None:
     for path in dataset.rglob("*.*"):
         assert f"{path.stat().st_size:,}  {path.relative_to(dataset)}" in said
     assert "would publish dataset me/patches at v1, private, licence licence-ouverte" in said
-    assert "4 files" in said and "nothing has left" in said
+    assert "4 files" in said and "nothing was uploaded" in said
     assert hub["asked"] == []
 
 
@@ -102,7 +102,7 @@ def test_without_licence_or_credits_nothing_leaves(
     dataset: Path, hub: dict, old: str, new: str, message: str
 ) -> None:
     (dataset / "README.md").write_text(CARD.replace(old, new))
-    with pytest.raises(UserError, match=rf"README\.md: lacks .*{message}.*; nothing leaves"):
+    with pytest.raises(UserError, match=rf"README\.md: lacks .*{message}.*; nothing is uploaded"):
         publish("dataset", "me/patches", private=False, revision="main", dry_run=False)
     (dataset / "README.md").unlink()
     with pytest.raises(UserError, match=r"README\.md: lacks"):
@@ -138,7 +138,7 @@ def test_the_hub_is_asked_for_what_was_said(dataset: Path, hub: dict) -> None:
 
 def test_a_token_that_may_not_write(dataset: Path, hub: dict) -> None:
     hub["status"] = 401
-    with pytest.raises(UserError, match=r"me/patches: the hub does not let you write .*HF_TOKEN"):
+    with pytest.raises(UserError, match=r"me/patches: the hub denies write access .*HF_TOKEN"):
         publish("dataset", "me/patches", private=False, revision="main", dry_run=False)
 
 

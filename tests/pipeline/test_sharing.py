@@ -165,9 +165,9 @@ def test_a_damaged_object_is_named_and_not_taken(whole: Path, web: Site, tmp_pat
     assert checked.returncode == 1 and "is missing" in checked.stderr
     web.files[weights] = body
     checked = run(other, "aerialdreams", "check-remote", "models/segmenter")
-    assert checked.returncode == 0 and "4 objects of 1 outputs are whole" in checked.stdout
+    assert checked.returncode == 0 and "4 objects of 1 outputs are intact" in checked.stdout
     wrong = run(other, "aerialdreams", "check-remote", "data/nothing")
-    assert wrong.returncode == 2 and "data/nothing: no output" in wrong.stderr
+    assert wrong.returncode == 2 and "data/nothing: not an output" in wrong.stderr
 
 
 def path_of(project: Path, output: str, name: str) -> str:

@@ -121,7 +121,9 @@ def test_a_store_that_is_down_stops_nothing(
     with training_run(flatten(params), [], workdir / "kept.run") as run:
         run.metrics(1, {"loss": 2.0})
     told = capsys.readouterr().err
-    assert "MLflow at http://127.0.0.1:9: the store does not answer, the work continues" in told
+    assert (
+        "MLflow at http://127.0.0.1:9: the store does not respond, the training continues" in told
+    )
     assert "entries could not be stored and are lost" in told
     assert log_evaluation("abc", {"n": 1}, []) is None
 
@@ -149,7 +151,7 @@ def test_a_store_that_comes_back_gets_what_waited(
     assert run.id is not None
     assert [p.step for p in store.get_metric_history(run.id, "loss")] == [1, 2, 3, 4, 5]
     told = capsys.readouterr().err
-    assert told.count("the work continues: refused") == 1 and "answers again" in told
+    assert told.count("the training continues: refused") == 1 and "responds again" in told
 
 
 def test_only_numbers_are_metrics() -> None:

@@ -1,4 +1,4 @@
-"""The sample world: FLAIR's shape, one land cut into patches, the same bytes every time."""
+"""The sample data: FLAIR's format, continuous zones, the same bytes in every run."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def small(params: Params) -> Params:
 
 
 def with_sample(params: Params, **values: Any) -> Params:
-    """Params with another sample world."""
+    """Params with changed values of raw_patches.sample."""
     sample = params.raw_patches.sample.model_dump() | values
     return changed(params, raw_patches={"sample": sample})
 
@@ -36,26 +36,25 @@ def world(workdir: Path, small: Params) -> Path:
     return workdir / "data/raw"
 
 
-def test_tiles_have_the_shape_of_the_real_ones(world: Path, shared: Path) -> None:
+def test_tiles_have_the_format_of_real_ones(world: Path, shared: Path) -> None:
     real = shared / "flair/D004_2021/Z6_NU"
     for kind, sample in (("img/IMG", "000001"), ("msk/MSK", "000001")):
         with (
-            rasterio.open(f"{real}/{kind}_000473.tif") as theirs,
-            rasterio.open(f"{world}/D038_2021/Z1_UA/{kind}_{sample}.tif") as ours,
+            rasterio.open(f"{real}/{kind}_000473.tif") as real_tile,
+            rasterio.open(f"{world}/D038_2021/Z1_UA/{kind}_{sample}.tif") as sample_tile,
         ):
             for field in ("driver", "dtype", "nodata", "width", "height", "count"):
-                assert ours.profile[field] == theirs.profile[field]
-            # The masks' broken CRS included.
-            assert ours.crs.to_wkt() == theirs.crs.to_wkt()
-            assert ours.res == pytest.approx(theirs.res)
+                assert sample_tile.profile[field] == real_tile.profile[field]
+            assert sample_tile.crs.to_wkt() == real_tile.crs.to_wkt()  # for masks, a damaged CRS
+            assert sample_tile.res == pytest.approx(real_tile.res)
     metadata = json.loads((world / "flair-1_metadata_aerial.json").read_text())
-    theirs_keys = set().union(
+    real_keys = set().union(
         *json.loads((shared / "flair/flair-1_metadata_aerial.json").read_text()).values()
     )
-    assert {key for entry in metadata.values() for key in entry} == theirs_keys
+    assert {key for entry in metadata.values() for key in entry} == real_keys
 
 
-def test_neighbours_continue_each_other(world: Path) -> None:
+def test_adjacent_patches_are_continuous(world: Path) -> None:
     zone = world / "D038_2021/Z1_UA"
     west, east, south = (read_tile(zone / f"img/IMG_00000{n}.tif") for n in (1, 2, 3))
     assert east.origin == pytest.approx((west.origin[0] + 102.4, west.origin[1]))
@@ -66,17 +65,17 @@ def test_neighbours_continue_each_other(world: Path) -> None:
     assert across < 2 * inside
 
 
-def test_masks_are_valid_and_of_blocks(world: Path) -> None:
-    seen = set()
+def test_masks_are_valid_and_consist_of_cells(world: Path) -> None:
+    class_ids = set()
     for path in world.rglob("MSK_*.tif"):
         mask = read_tile(path).bands[0]
         assert (mask[::2, ::2] == mask[1::2, 1::2]).all()
-        seen |= set(np.unique(mask).tolist())
-    assert seen <= set(range(1, 20))
-    assert len(seen) >= 12
+        class_ids |= set(np.unique(mask).tolist())
+    assert class_ids <= set(range(1, 20))
+    assert len(class_ids) >= 12
 
 
-def test_infrared_and_heights_fit_the_classes(world: Path) -> None:
+def test_infrared_and_heights_match_the_classes(world: Path) -> None:
     infrared: dict[int, list[float]] = {}
     height: dict[int, list[float]] = {}
     for path in world.rglob("MSK_*.tif"):
@@ -90,7 +89,7 @@ def test_infrared_and_heights_fit_the_classes(world: Path) -> None:
     assert np.mean(height[3]) < 0.1
 
 
-def test_the_same_bytes_for_any_number_of_workers(world: Path, small: Params) -> None:
+def test_same_bytes_for_any_number_of_workers(world: Path, small: Params) -> None:
     before = dvc_md5(world)
     raw_patches.main(changed(small, runtime={"workers": 1}))
     assert dvc_md5(world) == before
@@ -98,26 +97,26 @@ def test_the_same_bytes_for_any_number_of_workers(world: Path, small: Params) ->
     assert dvc_md5(world) != before
 
 
-def test_places_nest_and_a_border_runs_through_a_zone(world: Path, small: Params) -> None:
+def test_areas_are_nested_and_a_border_crosses_a_zone(world: Path, small: Params) -> None:
     patch_index.main(small)
     osm_metadata.main(small)
     index = pd.read_parquet("data/patches.parquet")
-    places = index.merge(pd.read_parquet("data/osm_metadata.parquet"), on="patch_id")
-    assert places[["country", "region", "departement", "commune", "place"]].notna().all().all()
-    assert (places["departement_code"] == places["domain"].str[2:4]).all()
-    assert (places["insee"].str[:2] == places["departement_code"]).all()
-    zones = places.groupby(["domain", "zone"])
+    metadata = index.merge(pd.read_parquet("data/osm_metadata.parquet"), on="patch_id")
+    assert metadata[["country", "region", "departement", "commune", "place"]].notna().all().all()
+    assert (metadata["departement_code"] == metadata["domain"].str[2:4]).all()
+    assert (metadata["insee"].str[:2] == metadata["departement_code"]).all()
+    zones = metadata.groupby(["domain", "zone"])
     assert (zones["commune"].nunique() == 2).all()  # each domain's first zone lies on a border
-    # Two départements are a région.
-    assert places.groupby("departement")["region"].nunique().eq(1).all()
-    assert places["region"].nunique() == 2
+    # Two départements form a region.
+    assert metadata.groupby("departement")["region"].nunique().eq(1).all()
+    assert metadata["region"].nunique() == 2
 
 
-def test_centroids_are_as_wrong_as_the_real_ones(world: Path) -> None:
+def test_some_centroids_are_shifted(world: Path) -> None:
     metadata = json.loads((world / "flair-1_metadata_aerial.json").read_text())
-    off = []
+    shifts = []
     for path in sorted(world.rglob("IMG_*.tif")):
         tile, entry = read_tile(path), metadata[path.stem]
-        off.append(abs(entry["patch_centroid_x"] - tile.origin[0] - 51.2))
-    assert 0 < sum(value > 0.1 for value in off) < len(off)
-    assert max(off) <= 24
+        shifts.append(abs(entry["patch_centroid_x"] - tile.origin[0] - 51.2))
+    assert 0 < sum(value > 0.1 for value in shifts) < len(shifts)
+    assert max(shifts) <= 24
