@@ -13,8 +13,7 @@ NAME has a 95 % confidence interval NAME_95. See docs/evaluation.md.
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -32,24 +31,8 @@ from aerialdreams.evaluation.feature_spaces import (
     SegmenterFeatures,
     load_inception,
 )
-from aerialdreams.evaluation.metrics import (
-    NEIGHBOURS,
-    agreement,
-    agreement_resamples,
-    confusion,
-    density_coverage,
-    frechet_distance,
-    frechet_interval,
-    interval,
-    kernel_distance,
-    kernel_distance_interval,
-    mean_interval,
-    median_ratio_interval,
-    miou_of_real,
-    nearest,
-    share_errors,
-    spread,
-)
+from aerialdreams.evaluation.image_sets import NOT_COMPUTED, FeatureSpaces, ImageSet, evaluate
+from aerialdreams.evaluation.metrics import confusion
 from aerialdreams.generation.outputs import (
     EVALUATED_SETS,
     EVALUATED_SPLITS,
@@ -70,9 +53,6 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table
 from aerialdreams.util.torch_setup import configure_torch
 
-NOT_COMPUTED = "not computed: no weights"
-ONE_SAMPLE = "not computed: one sample of each mask, or one mask"
-
 AGREEMENT_SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -83,7 +63,6 @@ AGREEMENT_SCHEMA = pa.schema(
 )
 
 Loaded = TypeVar("Loaded")
-FeatureSpaces = Mapping[str, SegmenterFeatures | InceptionFeatures]
 
 
 def main(params: Params) -> str:
@@ -104,6 +83,7 @@ def main(params: Params) -> str:
         **{name: manifest["params"][name] for name in GenerateValidation.model_fields}
     )
     train = train_features(spaces, params, distributed)
+    names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for split in EVALUATED_SPLITS:
@@ -111,7 +91,7 @@ def main(params: Params) -> str:
         if not distributed.is_main:
             continue
         rows += agreements
-        report[split] = evaluate(sets, train, generated.samples, params)
+        report[split] = evaluate(sets, train, generated.samples, names)
         write_iou(IOU_TABLES[split], report[split])
     if not distributed.is_main:
         return ""
@@ -127,41 +107,6 @@ def main(params: Params) -> str:
         f" real, {scores['untrained']['miou']:.3f} untrained (N = {scores['generated']['n']});"
         f" FID {'computed' if inception else NOT_COMPUTED}; logged to MLflow run {run}"
     )
-
-
-@dataclass
-class ImageSet:
-    """Statistics of an image set.
-
-    Attributes:
-        matrices: a confusion matrix per image.
-        features: by feature space, one array (images, dimensions) per batch.
-        differences: mean absolute difference of each image from the first sample of its mask, in
-            pixel values from 0 to 1.
-    """
-
-    matrices: list[NDArray[np.int64]] = field(default_factory=list)
-    features: dict[str, list[NDArray[np.float64]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    differences: list[float] = field(default_factory=list)
-
-    @torch.no_grad()
-    def add_features(self, images: Images, spaces: FeatureSpaces) -> None:
-        """Add the features of a batch of images."""
-        for name, space in spaces.items():
-            self.features[name].append(space(images).cpu().double().numpy())
-
-    def extend(self, other: "ImageSet") -> None:
-        """Add the statistics of further images."""
-        self.matrices += other.matrices
-        self.differences += other.differences
-        for name, arrays in other.features.items():
-            self.features[name] += arrays
-
-    def all_features(self, space: str) -> NDArray[np.float64]:
-        """Features of all images in a feature space, (images, dimensions)."""
-        return np.concatenate(self.features[space])
 
 
 def train_features(spaces: FeatureSpaces, params: Params, distributed: Distributed) -> ImageSet:
@@ -317,105 +262,6 @@ def show_progress(
     return progress(batches, description, "batches", count) if distributed.is_main else batches
 
 
-def evaluate(
-    sets: dict[str, ImageSet], train: ImageSet, samples: int, params: Params
-) -> dict[str, Any]:
-    """All metrics of one split, by image set.
-
-    Args:
-        sets: the split's image sets, see `evaluation_sets`.
-        train: the train split's features.
-        samples: generated images per mask.
-        params: all params.
-    """
-    names = [land_cover.name for land_cover in params.classes]
-    report: dict[str, Any] = {}
-    resamples = {}
-    for source in ("real", *EVALUATED_SETS):
-        matrices = np.stack(sets[source].matrices)
-        resamples[source] = agreement_resamples(matrices)
-        report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), names)
-        report[source] |= {
-            f"{key}_95": interval(values) for key, values in resamples[source].items()
-        }
-        report[source] |= mean_of("class_share_error", share_errors(matrices))
-    real, count = sets["real"], len(sets["real"].matrices)
-    total = len(train.all_features("judge"))
-    # Real images of other patches, equally many, give a lower bound for the distances.
-    subset = [number * total // count for number in range(min(count, total))]
-    lower_bound = ImageSet(
-        features={name: [train.all_features(name)[subset]] for name in train.features}
-    )
-    for source in EVALUATED_SETS:
-        mious = report[source]["miou"], report["real"]["miou"]
-        report[source] |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
-        report[source] |= distances(sets[source], real)
-        # Memorised train images would be nearer to the train split than real images are.
-        to_train, real_to_train = (
-            nearest(image_set.all_features("judge"), train.all_features("judge"))
-            for image_set in (sets[source], real)
-        )
-        ratio = float(np.median(to_train) / np.median(real_to_train))
-        ratio_95 = median_ratio_interval(to_train, real_to_train)
-        report[source]["judge_nearest_train_of_real"] = ratio
-        report[source]["judge_nearest_train_of_real_95"] = ratio_95
-    report["generated"] |= diversity(sets, samples)
-    report["floor"] = {"n": len(subset)} | distances(lower_bound, real)
-    return report
-
-
-def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean over images and its interval, as `name` and `name`_95."""
-    return {name: float(values.mean()), f"{name}_95": mean_interval(values)}
-
-
-def diversity(sets: dict[str, ImageSet], samples: int) -> dict[str, Any]:
-    """Differences between the samples of one mask, in pixel values and in segmenter features."""
-    if samples < 2 or len(sets["sample-1"].all_features("judge")) < 2:
-        return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
-    sample_sets = [sets[f"sample-{number}"] for number in range(1, samples + 1)]
-    pixels = np.mean([sample_set.differences for sample_set in sample_sets[1:]], axis=0)
-    features = spread([sample_set.all_features("judge") for sample_set in sample_sets])
-    return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)
-
-
-def distances(image_set: ImageSet, real: ImageSet) -> dict[str, Any]:
-    """Distances of an image set from the real one, in each feature space."""
-    features, real_features = image_set.all_features("judge"), real.all_features("judge")
-    count = min(len(features), len(real_features))
-    too_few = f"not computed: {count} images are too few"
-    report = distance_pair(
-        features, real_features, "judge_frechet_distance", "judge_kernel_distance"
-    )
-    if count > NEIGHBOURS:
-        density, coverage = density_coverage(real_features, features)
-        report |= mean_of("judge_density", density) | mean_of("judge_coverage", coverage)
-    else:
-        report |= {"judge_density": too_few, "judge_coverage": too_few}
-    if "inception" in image_set.features:
-        features, real_features = (s.all_features("inception") for s in (image_set, real))
-        report |= distance_pair(features, real_features, "fid", "kid")
-    else:
-        report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
-    return report
-
-
-def distance_pair(
-    features: NDArray[np.float64], real: NDArray[np.float64], frechet: str, kernel: str
-) -> dict[str, Any]:
-    """Fréchet and kernel distance with intervals, under the given names."""
-    count = min(len(features), len(real))
-    if count < 4:  # half-samples of a single image have no covariance
-        return dict.fromkeys((frechet, kernel), f"not computed: {count} images are too few")
-    distance = frechet_distance(features, real)
-    return {
-        frechet: distance,
-        f"{frechet}_95": frechet_interval(features, real, distance),
-        kernel: kernel_distance(features, real),
-        f"{kernel}_95": kernel_distance_interval(features, real),
-    }
-
-
 def write_iou(path: Path, report: dict[str, Any]) -> None:
     """Write one split's per-class IoU as a table for `dvc plots`."""
     sources = ("real", *EVALUATED_SETS)
@@ -423,7 +269,8 @@ def write_iou(path: Path, report: dict[str, Any]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", *sources])
         for name in report["real"]["iou"]:
-            writer.writerow([name, *(f"{report[source]['iou'][name]:.6f}" for source in sources)])
+            scores = [report[source]["iou"].get(name) for source in sources]
+            writer.writerow([name, *("" if iou is None else f"{iou:.6f}" for iou in scores)])
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import torch
 from aerialdreams.data.images import write_image
 from aerialdreams.errors import UserError
 from aerialdreams.evaluation.feature_spaces import InceptionFeatures, load_inception
+from aerialdreams.evaluation.image_sets import ONE_SAMPLE, ImageSet, distances, diversity
 from aerialdreams.evaluation.metrics import miou_of_real
 from aerialdreams.generation.outputs import MANIFEST, read_generated
 from aerialdreams.params import Params
 from aerialdreams.paths import GENERATED
 from aerialdreams.util.files import read_json
-from stages.evaluate_FID import ONE_SAMPLE, ImageSet, distances, diversity
 from tests.conftest import changed
 
 CPU = torch.device("cpu")

@@ -41,7 +41,7 @@ def test_evaluation_of_images_with_known_quality(
         sets, _ = evaluate_FID.evaluation_sets(
             "validation", params.generate_validation, segmenter, spaces, params, SINGLE_PROCESS
         )
-        report: dict = evaluate_FID.evaluate(sets, train, 2, params)
+        report: dict = evaluate(sets, train, 2, [c.name for c in params.classes])
         return report
 
     perfect = evaluate(real)

@@ -27,11 +27,8 @@ def stage(project: Path, name: str) -> str:
     return ended.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize(("processes", "loaders"), [(2, 1), (4, 0)])
-def test_any_number_of_processes_gives_the_same_bytes(
-    whole: Path, project: Path, processes: int, loaders: int
-) -> None:
-    set_params(project, {"runtime": {"processes": processes, "loaders": loaders}})
+def test_two_processes_give_the_same_bytes_as_one(whole: Path, project: Path) -> None:
+    set_params(project, {"runtime": {"processes": 2, "loaders": 1}})
     summary = stage(project, "encode_latents")
     assert "and their 8 captions encoded in 1 shards" in summary
     assert dvc_md5(project / "data/latents") == dvc_md5(whole / "data/latents")

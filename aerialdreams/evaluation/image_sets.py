@@ -1,0 +1,168 @@
+"""Image sets of a split, and all metrics of them."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aerialdreams.evaluation.feature_spaces import Images, InceptionFeatures, SegmenterFeatures
+from aerialdreams.evaluation.metrics import (
+    NEIGHBOURS,
+    agreement,
+    agreement_resamples,
+    density_coverage,
+    frechet_distance,
+    frechet_interval,
+    interval,
+    kernel_distance,
+    kernel_distance_interval,
+    mean_interval,
+    median_ratio_interval,
+    miou_of_real,
+    nearest,
+    share_errors,
+    spread,
+)
+from aerialdreams.generation.outputs import EVALUATED_SETS
+
+NOT_COMPUTED = "not computed: no weights"
+ONE_SAMPLE = "not computed: one sample of each mask, or one mask"
+
+FeatureSpaces = Mapping[str, SegmenterFeatures | InceptionFeatures]
+
+
+@dataclass
+class ImageSet:
+    """Statistics of an image set.
+
+    Attributes:
+        matrices: a confusion matrix per image.
+        features: by feature space, one array (images, dimensions) per batch.
+        differences: mean absolute difference of each image from the first sample of its mask, in
+            pixel values from 0 to 1.
+    """
+
+    matrices: list[NDArray[np.int64]] = field(default_factory=list)
+    features: dict[str, list[NDArray[np.float64]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    differences: list[float] = field(default_factory=list)
+
+    @torch.no_grad()
+    def add_features(self, images: Images, spaces: FeatureSpaces) -> None:
+        """Add the features of a batch of images."""
+        for name, space in spaces.items():
+            self.features[name].append(space(images).cpu().double().numpy())
+
+    def extend(self, other: "ImageSet") -> None:
+        """Add the statistics of further images."""
+        self.matrices += other.matrices
+        self.differences += other.differences
+        for name, arrays in other.features.items():
+            self.features[name] += arrays
+
+    def all_features(self, space: str) -> NDArray[np.float64]:
+        """Features of all images in a feature space, (images, dimensions)."""
+        return np.concatenate(self.features[space])
+
+
+def evaluate(
+    sets: dict[str, ImageSet], train: ImageSet, samples: int, class_names: list[str]
+) -> dict[str, Any]:
+    """All metrics of one split, by image set.
+
+    Args:
+        sets: the split's image sets: real, those of EVALUATED_SETS, and sample-1, sample-2, ...
+        train: the train split's features.
+        samples: generated images per mask.
+        class_names: of the classes, in the order of their ids.
+    """
+    report: dict[str, Any] = {}
+    resamples = {}
+    for source in ("real", *EVALUATED_SETS):
+        matrices = np.stack(sets[source].matrices)
+        resamples[source] = agreement_resamples(matrices)
+        report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), class_names)
+        report[source] |= {
+            f"{key}_95": interval(values) for key, values in resamples[source].items()
+        }
+        report[source] |= mean_of("class_share_error", share_errors(matrices))
+    real, count = sets["real"], len(sets["real"].matrices)
+    total = len(train.all_features("judge"))
+    # Real images of other patches, equally many, give a lower bound for the distances.
+    subset = [number * total // count for number in range(min(count, total))]
+    lower_bound = ImageSet(
+        features={name: [train.all_features(name)[subset]] for name in train.features}
+    )
+    for source in EVALUATED_SETS:
+        mious = report[source]["miou"], report["real"]["miou"]
+        report[source] |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
+        report[source] |= distances(sets[source], real)
+        # Memorised train images would be nearer to the train split than real images are.
+        to_train, real_to_train = (
+            nearest(image_set.all_features("judge"), train.all_features("judge"))
+            for image_set in (sets[source], real)
+        )
+        ratio = float(np.median(to_train) / np.median(real_to_train))
+        ratio_95 = median_ratio_interval(to_train, real_to_train)
+        report[source]["judge_nearest_train_of_real"] = ratio
+        report[source]["judge_nearest_train_of_real_95"] = ratio_95
+    report["generated"] |= diversity(sets, samples)
+    report["floor"] = {"n": len(subset)} | distances(lower_bound, real)
+    return report
+
+
+def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    """The mean over images and its interval, as `name` and `name`_95."""
+    return {name: float(values.mean()), f"{name}_95": mean_interval(values)}
+
+
+def diversity(sets: dict[str, ImageSet], samples: int) -> dict[str, Any]:
+    """Differences between the samples of one mask, in pixel values and in segmenter features."""
+    if samples < 2 or len(sets["sample-1"].all_features("judge")) < 2:
+        return {"sample_difference": ONE_SAMPLE, "judge_sample_spread": ONE_SAMPLE}
+    sample_sets = [sets[f"sample-{number}"] for number in range(1, samples + 1)]
+    pixels = np.mean([sample_set.differences for sample_set in sample_sets[1:]], axis=0)
+    features = spread([sample_set.all_features("judge") for sample_set in sample_sets])
+    return mean_of("sample_difference", pixels) | mean_of("judge_sample_spread", features)
+
+
+def distances(image_set: ImageSet, real: ImageSet) -> dict[str, Any]:
+    """Distances of an image set from the real one, in each feature space."""
+    features, real_features = image_set.all_features("judge"), real.all_features("judge")
+    count = min(len(features), len(real_features))
+    too_few = f"not computed: {count} images are too few"
+    report = distance_pair(
+        features, real_features, "judge_frechet_distance", "judge_kernel_distance"
+    )
+    if count > NEIGHBOURS:
+        density, coverage = density_coverage(real_features, features)
+        report |= mean_of("judge_density", density) | mean_of("judge_coverage", coverage)
+    else:
+        report |= {"judge_density": too_few, "judge_coverage": too_few}
+    if "inception" in image_set.features:
+        features, real_features = (s.all_features("inception") for s in (image_set, real))
+        report |= distance_pair(features, real_features, "fid", "kid")
+    else:
+        report |= {"fid": NOT_COMPUTED, "kid": NOT_COMPUTED}
+    return report
+
+
+def distance_pair(
+    features: NDArray[np.float64], real: NDArray[np.float64], frechet: str, kernel: str
+) -> dict[str, Any]:
+    """Fréchet and kernel distance with intervals, under the given names."""
+    count = min(len(features), len(real))
+    if count < 4:  # half-samples of a single image have no covariance
+        return dict.fromkeys((frechet, kernel), f"not computed: {count} images are too few")
+    distance = frechet_distance(features, real)
+    return {
+        frechet: distance,
+        f"{frechet}_95": frechet_interval(features, real, distance),
+        kernel: kernel_distance(features, real),
+        f"{kernel}_95": kernel_distance_interval(features, real),
+    }
