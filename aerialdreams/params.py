@@ -233,6 +233,7 @@ class TrainControlnet(_Group):
     learning_rate: LearningRate
     schedule: Literal["cosine", "constant"]
     warmup_steps: int = Field(ge=0)
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
     min_snr_gamma: float = Field(ge=0)

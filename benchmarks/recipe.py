@@ -111,6 +111,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
 
     from aerialdreams.data.dataset import load_split
     from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
+    from aerialdreams.evaluation.image_sets import ImageSet, distances
     from aerialdreams.evaluation.metrics import agreement, confusion
     from aerialdreams.generation.batch import generate_batch, requests_from_split
     from aerialdreams.models.conditioning import MaskConditioning
@@ -122,7 +123,6 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
         set_up,
     )
     from aerialdreams.util.torch_setup import configure_torch
-    from stages.evaluate_FID import ImageSet, distances
     from stages.train_controlnet import train
 
     params = with_values(load_params(), VARIANTS.get(name, {}), seed, steps)

@@ -17,6 +17,7 @@ from aerialdreams.paths import BASE, CONTROLNET
 from aerialdreams.util.batched import batched
 from aerialdreams.util.progress import progress
 from aerialdreams.util.seeding import seeded_generator
+from aerialdreams.util.torch_setup import fastest_precision, inference_autocast
 
 Corner = tuple[int, int]  # row and column of a tile's upper left latent pixel
 MIN_WEIGHT = 1e-3  # of a tile at its edge, so that no weight is zero at the image's edge
@@ -32,6 +33,8 @@ class Painter:
         controlnet: folder of the ControlNet, as train-controlnet writes it.
         base: folder of the base model.
         batch_size: tiles that are computed at once.
+        precision: fp32, fp16 or bf16; None is fp32 on a CPU, and bf16 or, on GPUs that lack it,
+            fp16 on a GPU.
 
     Attributes:
         info: class table, image size, pixel size and default sampling settings of the model.
@@ -41,9 +44,14 @@ class Painter:
     """
 
     def __init__(
-        self, controlnet: Path | str = CONTROLNET, base: Path | str = BASE, batch_size: int = 4
+        self,
+        controlnet: Path | str = CONTROLNET,
+        base: Path | str = BASE,
+        batch_size: int = 4,
+        precision: str | None = None,
     ) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = precision or fastest_precision(device)
         self.info, self.batch_size = ModelInfo.load(Path(controlnet)), batch_size
         self.controlnet = load_controlnet(Path(controlnet)).to(device)
         base_model = load_stable_diffusion(Path(base)).to(device)
@@ -89,8 +97,20 @@ class Painter:
         sampling = self.info.sampling.override(
             sampler=sampler, steps=steps, guidance=guidance, conditioning_scale=conditioning_scale
         )
-        height, width = mask.shape
-        padded = self._pad(mask)
+        with inference_autocast(self.base.unet.device, self.precision):
+            return self._paint(self._pad(mask), prompt, seed, negative_prompt, sampling)[
+                : mask.shape[0], : mask.shape[1]
+            ]
+
+    def _paint(
+        self,
+        padded: NDArray[np.uint8],
+        prompt: str,
+        seed: int,
+        negative_prompt: str,
+        sampling: Sampling,
+    ) -> NDArray[np.uint8]:
+        """See `paint`; the mask has the size of at least one tile, in whole latent pixels."""
         factor, device = self.base.vae_scale_factor, self.base.unet.device
         channels = self.base.unet.config["in_channels"]
         shape = (channels, padded.shape[0] // factor, padded.shape[1] // factor)
@@ -113,7 +133,7 @@ class Painter:
         latents = latents / self.base.vae.config["scaling_factor"]
         image = self._blend(lambda tiles: self._decode(latents, tiles), shape, factor)
         pixels = ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu()
-        return pixels.numpy()[:height, :width]
+        return pixels.numpy()
 
     def _pad(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask, extended by its edge to at least one tile and to whole latent pixels."""

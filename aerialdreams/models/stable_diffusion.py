@@ -23,9 +23,17 @@ class StableDiffusion:
     scheduler: DDPMScheduler
 
     def to(self, device: torch.device) -> "StableDiffusion":
-        """Move the networks to a device, frozen and in evaluation mode."""
+        """Move the networks to a device, frozen and in evaluation mode.
+
+        On a GPU, convolutions get the memory format that they compute in (channels last), and the
+        VAE decodes the images of a batch one by one: at 512 pixels, a batch of 16 would take 20 GB.
+        """
         for model in (self.vae, self.text_encoder, self.unet):
             model.requires_grad_(False).eval().to(device)
+        if device.type == "cuda":
+            self.unet.to(memory_format=torch.channels_last)
+            self.vae.to(memory_format=torch.channels_last)
+            self.vae.enable_slicing()
         return self
 
     @property

@@ -42,3 +42,10 @@ def inference_autocast(device: torch.device, precision: str) -> AbstractContextM
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
+
+
+def fastest_precision(device: torch.device) -> str:
+    """The precision in which a device generates images fastest: fp32, fp16 or bf16."""
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -12,6 +12,7 @@ from PIL import Image
 
 from aerialdreams.data.dataset import read_patches
 from aerialdreams.data.images import read_image, resize_image, resize_mask, write_image
+from aerialdreams.evaluation import image_sets
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
 from aerialdreams.params import load_params
 from aerialdreams.pipeline.distributed import SINGLE_PROCESS
@@ -41,7 +42,7 @@ def test_evaluation_of_images_with_known_quality(
         sets, _ = evaluate_FID.evaluation_sets(
             "validation", params.generate_validation, segmenter, spaces, params, SINGLE_PROCESS
         )
-        report: dict = evaluate(sets, train, 2, [c.name for c in params.classes])
+        report: dict = image_sets.evaluate(sets, train, 2, [c.name for c in params.classes])
         return report
 
     perfect = evaluate(real)
