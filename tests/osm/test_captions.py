@@ -188,7 +188,7 @@ def test_stage_on_sample_data(located: Params) -> None:
         assert row["caption"] in ((first, second) if row["split"] == "train" else (first,))
     page = captions.ZONES_PAGE.read_text(encoding="utf-8")
     assert "12 patches in 4 zones" in page and "OpenStreetMap contributors, ODbL 1.0" in page
-    assert page.count("<rect ") == 12 and "Valbrune</p>" in page
+    assert page.count("<rect ") == 12 and "Valbrune</li>" in page
 
 
 def test_reports_captions_longer_than_77_tokens(located: Params) -> None:
