@@ -1,0 +1,82 @@
+"""The settings of the real thing, `flair sd21 gpu`, on stand-ins: every stage runs at 512 pixels.
+
+Tiles in FLAIR's layout, a base model in Stable Diffusion 2.1's layout with narrow networks, and a
+segmenter checkpoint in IGN's layout with random weights. Steps and counts are cut.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import rasterio
+import torch
+
+from aerialdreams.models.ign_segmenter import PREFIX, IgnSegmenter
+from aerialdreams.params import load_params
+from tests.conftest import DATA, ROOT
+from tests.models.test_base_model import save_family
+from tests.projects import dvc, git_clone, params_of, run, set_params
+
+
+def write_segmenter(path: Path) -> str:
+    """A checkpoint in the layout of IGN's; gives its sha256."""
+    torch.manual_seed(0)
+    weights = {f"{PREFIX}{name}": value for name, value in IgnSegmenter().state_dict().items()}
+    torch.save({"state_dict": weights}, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    git_clone(ROOT, project)
+    done = run(project, "aerialdreams", "settings", "flair", "sd21", "gpu")
+    assert done.returncode == 0, done.stderr
+    inputs = project / "data/external"
+    save_family("sd21-base", inputs / "base", load_params(ROOT / "params.yaml"))
+    (project / "osm").symlink_to(DATA)
+    real = params_of(project)
+    set_params(
+        project,
+        {
+            "runtime": {"checkpoint_every": 1, "loaders": 1},
+            "raw_patches": {"source": "folder", "folder": str(DATA / "flair")},
+            "base_model": {"source": "folder", "input": "data/external/base"},
+            "train_segmenter": {
+                "ign": {
+                    "file": "data/external/segmenter.pth",
+                    "sha256": write_segmenter(inputs / "segmenter.pth"),
+                }
+            },
+            "encode_latents": {"batch_size": 1},
+            "train_controlnet": {
+                "steps": 2,
+                "batch_size": 2,
+                "gradient_accumulation": 2,
+                "validation_every": 1,
+                "sampling": {"steps": 2},
+            },
+            "tracking": {"log_every": 1, "images_every": 2, "images": 1},
+            "generate_validation": {"batch_size": 1, "grid_rows": 1},
+            "evaluate_utility": {"steps": 2, "seeds": 1},
+        },
+    )
+    ended = dvc(project, "repro")
+    assert ended.returncode == 0, f"{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+    evaluation = json.loads((project / "metrics/evaluation.json").read_text())
+    assert evaluation["test"]["generated"]["n"] == 1
+    image = next((project / "data/generated/test/generated").glob("*.tif"))
+    with rasterio.open(image) as opened:
+        assert opened.shape == (512, 512)
+        assert opened.res == (0.2, 0.2)
+    # What was cut is speed and number alone.
+    cut = params_of(project)
+    for group, key in (
+        ("train_controlnet", "precision"),
+        ("train_controlnet", "embedding_channels"),
+        ("encode_latents", "precision"),
+        ("train_segmenter", "source"),
+    ):
+        assert cut[group][key] == real[group][key]
+    assert (cut["image_size"], cut["inference_precision"]) == (512, "bf16")
