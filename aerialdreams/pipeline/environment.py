@@ -8,6 +8,7 @@ inherit them. A variable that the user has set keeps its value.
 import importlib.util
 import logging
 import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -53,6 +54,13 @@ def set_up_command() -> None:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # MLflow's database migrations
+
+
+def hide_loading_bars() -> None:
+    """Hide the progress bars of loading and saving weights, of the libraries that are imported."""
+    for name in ("diffusers", "transformers"):
+        if name in sys.modules:
+            importlib.import_module(f"{name}.utils.logging").disable_progress_bar()
 
 
 def set_up_stage() -> None:

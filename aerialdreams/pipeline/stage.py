@@ -21,6 +21,7 @@ from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import BASE, EVALUATION, RAW
 from aerialdreams.pipeline import portable_arithmetic
+from aerialdreams.pipeline.environment import hide_loading_bars
 from aerialdreams.pipeline.launch import is_launched
 from aerialdreams.util.saving import is_saving
 
@@ -58,6 +59,7 @@ def run_stage(name: str, doc: str | None, main: Callable[[Params], str]) -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
+    hide_loading_bars()
     sys.exit(_run(name, main))
 
 

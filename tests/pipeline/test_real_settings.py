@@ -35,7 +35,7 @@ def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     inputs = project / "data/external"
     save_family("sd21-base", inputs / "base", load_params(ROOT / "params.yaml"))
-    (project / "osm").symlink_to(DATA)
+    (project / "osm").symlink_to(DATA / "osm")
     real = params_of(project)
     set_params(
         project,
@@ -49,6 +49,7 @@ def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
                 }
             },
+            "patch_index": {"test_domains": ["D036_2020"]},
             "encode_latents": {"batch_size": 1},
             "train_controlnet": {
                 "steps": 2,
@@ -59,7 +60,7 @@ def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
             },
             "tracking": {"log_every": 1, "images_every": 2, "images": 1},
             "generate_validation": {"batch_size": 1, "grid_rows": 1},
-            "evaluate_utility": {"steps": 2, "seeds": 1},
+            "evaluate_utility": {"steps": 2, "seeds": 2},
         },
     )
     ended = dvc(project, "repro")
