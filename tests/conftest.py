@@ -23,10 +23,16 @@ PIPELINE_FIXTURES = {"whole", "storage", "project"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs the whole pipeline as slow."""
+    """Mark what runs the whole pipeline as slow, and keep it in one of pytest's processes.
+
+    All other tests of a file share a process.
+    """
     for item in items:
+        group = str(item.path)
         if PIPELINE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+            group = "pipeline"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

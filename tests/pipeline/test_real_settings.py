@@ -8,13 +8,12 @@ import hashlib
 import json
 from pathlib import Path
 
-import pytest
 import rasterio
 import torch
 
 from aerialdreams.models.ign_segmenter import PREFIX, IgnSegmenter
 from aerialdreams.params import load_params
-from tests.conftest import DATA, ROOT
+from tests.conftest import ROOT
 from tests.models.test_base_model import save_family
 from tests.projects import dvc, git_clone, params_of, run, set_params
 
@@ -27,21 +26,20 @@ def write_segmenter(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
-def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
+def test_flair_sd21_gpu_runs_on_stand_ins(whole: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     git_clone(ROOT, project)
     done = run(project, "aerialdreams", "settings", "flair", "sd21", "gpu")
     assert done.returncode == 0, done.stderr
     inputs = project / "data/external"
     save_family("sd21-base", inputs / "base", load_params(ROOT / "params.yaml"))
-    (project / "osm").symlink_to(DATA / "osm")
+    (project / "osm").symlink_to(whole / "data/raw")
     real = params_of(project)
     set_params(
         project,
         {
             "runtime": {"checkpoint_every": 1, "loaders": 1},
-            "raw_patches": {"source": "folder", "folder": str(DATA / "flair")},
+            "raw_patches": {"source": "folder", "folder": str(whole / "data/raw")},
             "base_model": {"source": "folder", "input": "data/external/base"},
             "train_segmenter": {
                 "ign": {
@@ -49,8 +47,7 @@ def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
                 }
             },
-            "patch_index": {"test_domains": ["D036_2020"]},
-            "encode_latents": {"batch_size": 1},
+            "encode_latents": {"batch_size": 1, "validation_patches": 1},
             "train_controlnet": {
                 "steps": 2,
                 "batch_size": 2,
@@ -59,7 +56,12 @@ def test_flair_sd21_gpu_runs_on_stand_ins(tmp_path: Path) -> None:
                 "sampling": {"steps": 2},
             },
             "tracking": {"log_every": 1, "images_every": 2, "images": 1},
-            "generate_validation": {"batch_size": 1, "grid_rows": 1},
+            "generate_validation": {
+                "batch_size": 1,
+                "grid_rows": 1,
+                "masks": 1,
+                "extra_masks": 1,
+            },
             "evaluate_utility": {"steps": 2, "seeds": 2},
         },
     )
