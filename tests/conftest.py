@@ -18,20 +18,20 @@ DATA = ROOT / "tests/data"  # invented, in the exact formats of the real data
 SHARED = ROOT.parent / "shared" / "data"
 
 
-# Fixtures that run the whole pipeline.
-PIPELINE_FIXTURES = {"whole", "storage", "project"}
+# Files of tests that run the whole pipeline, but of a project of their own in another process.
+SECOND_PROCESS = {"test_experiments.py", "test_readme.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs the whole pipeline as slow, and keep it in one of pytest's processes.
+    """Mark what runs the whole pipeline as slow, and share it in two of pytest's processes.
 
     All other tests of a file share a process.
     """
     for item in items:
         group = str(item.path)
-        if PIPELINE_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if "whole" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
-            group = "pipeline"
+            group = "second" if item.path.name in SECOND_PROCESS else "first"
         item.add_marker(pytest.mark.xdist_group(group))
 
 
