@@ -375,13 +375,24 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         UserError: the file is missing or not YAML, or keys are unknown, missing or out of range.
             The message names each such key with its value and the allowed values.
     """
+    return check_params(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or not YAML.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the project's root") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
-    return check_params(values, path)
 
 
 def check_params(values: Any, path: Path) -> Params:

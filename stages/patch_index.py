@@ -8,11 +8,12 @@ A patch's CRS and origin come from its image, never from its mask; see aerialdre
 """
 
 import csv
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from aerialdreams.data.credits import IGN_CREDIT
@@ -29,8 +30,10 @@ from aerialdreams.data.flair import (
     PIXEL_SIZE,
     image_stem,
 )
+from aerialdreams.data.georeference import MAX_SHEAR, is_same_plane
 from aerialdreams.data.index import INDEX_SCHEMA, SPLITS
 from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids
+from aerialdreams.data.metadata import read_metadata
 from aerialdreams.data.tiles import Tile, read_tile
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params, PatchIndex
@@ -42,6 +45,7 @@ from aerialdreams.util.tables import write_table
 
 # Metres. The float noise of FLAIR's transforms is far below a tenth of a pixel.
 TOLERANCE = PIXEL_SIZE / 10
+REFERENCE_POINT = (700_000.0, 6_600_000.0)  # in the middle of France, where CRS are compared
 
 
 @dataclass(frozen=True)
@@ -89,34 +93,6 @@ def main(params: Params) -> str:
     write_table(INDEX, rows, INDEX_SCHEMA, IGN_CREDIT)
     counts = ", ".join(f"{sum(r['split'] == s for r in rows)} {s}" for s in SPLITS)
     return f"{len(rows)} patches ({counts}), {len(rejected)} rejected"
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """FLAIR's metadata by image name. It may lack patches, or have some that are not on disk.
-
-    Raises:
-        UserError: the file is missing, or not a JSON object of objects.
-    """
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8-sig"))  # accepts a BOM
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: not found; IGN's metadata of the patches comes in the archive of the images;"
-            " set patch_index.metadata to the file"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); fetch it again") from None
-    if not isinstance(metadata, dict):
-        raise UserError(f"{path}: must be a JSON object keyed by image name; fetch it again")
-    for name, entry in metadata.items():
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: {name}: is {entry!r}, not an object; correct the entry")
-        for field in ("date", "time", "camera"):
-            if not isinstance(entry.get(field), (str, type(None))):
-                raise UserError(
-                    f"{path}: {name}: {field} is {entry[field]!r}, not text; correct the entry"
-                )
-    return metadata
 
 
 def find_pairs(root: Path, metadata: dict[str, Any]) -> list[Pair]:
@@ -192,6 +168,12 @@ def check(pair: Pair) -> dict[str, Any] | tuple[str, str, str]:
     }
 
 
+def crs_name(crs: CRS) -> str:
+    """The name at the beginning of a CRS's WKT."""
+    match = re.search(r'"([^"]*)"', crs.to_wkt())
+    return match[1] if match else "without a name"
+
+
 def domain_and_zone(path: Path, root: Path) -> tuple[str, str] | None:
     """Domain and zone of a tile, from the names of its folders; None if they name none."""
     folders = PATCH_FOLDERS.fullmatch(path.relative_to(root).as_posix())
@@ -208,9 +190,12 @@ def image_flaw(image: Tile) -> str | None:
         return f"shape {image.bands.shape}, not ({BANDS}, {PATCH_SIZE}, {PATCH_SIZE})"
     if image.bands.dtype != "uint8":
         return f"type {image.bands.dtype}, not uint8"
-    epsg = image.crs.to_epsg() if image.crs else None
-    if epsg not in (None, EPSG):
-        return f"EPSG:{epsg}, not EPSG:{EPSG}"
+    if image.crs and not is_same_plane(image.crs, EPSG, *REFERENCE_POINT):
+        epsg = image.crs.to_epsg()
+        name = f"EPSG:{epsg}" if epsg else f"CRS {crs_name(image.crs)!r}"
+        return f"{name}, not EPSG:{EPSG}"
+    if image.shear > MAX_SHEAR:
+        return "rotated against its CRS"
     if any(abs(size - PIXEL_SIZE) > TOLERANCE / PATCH_SIZE for size in image.pixel_size):
         width, height = image.pixel_size
         return f"pixels of {width} x {height} m, not {PIXEL_SIZE} m"
@@ -226,6 +211,11 @@ def mask_flaw(mask: Tile, image: Tile) -> str | None:
         return f"shape {mask.bands.shape}, not (1, {PATCH_SIZE}, {PATCH_SIZE})"
     if mask.bands.dtype != "uint8":
         return f"type {mask.bands.dtype}, not uint8"
+    if mask.shear > MAX_SHEAR:
+        return "rotated against its CRS"
+    if any(abs(size - PIXEL_SIZE) > TOLERANCE / PATCH_SIZE for size in mask.pixel_size):
+        width, height = mask.pixel_size
+        return f"pixels of {width} x {height} m, its image's are of {PIXEL_SIZE} m"
     if any(abs(a - b) > TOLERANCE for a, b in zip(mask.origin, image.origin, strict=True)):
         return f"north-west corner at {mask.origin}, its image's is at {image.origin}"
     invalid = invalid_ids(mask.bands)

@@ -13,7 +13,6 @@ Writes  data/raw/, with IMG_nnnnnn.tif and MSK_nnnnnn.tif in folders that name d
 IGN's archives are kept in raw_patches.downloads, those of the hub in the hub's cache.
 """
 
-import json
 import os
 import shutil
 import stat
@@ -24,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from aerialdreams.data.flair import METADATA, PATCH_FOLDERS, PATCH_NAME, PATCH_NAME_HINT
+from aerialdreams.data.metadata import read_metadata
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params, RawPatches
 from aerialdreams.paths import RAW
@@ -345,10 +345,7 @@ def join_metadata(paths: list[Path]) -> dict[str, Any]:
     """
     joined: dict[str, Any] = {}
     for path in paths:
-        try:
-            joined |= json.loads(path.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error}); get it again") from None
+        joined |= read_metadata(path)
     return joined
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from affine import Affine
@@ -12,6 +13,7 @@ from rasterio.warp import transform as transform_points
 # WGS 84's ellipsoid: semi-major axis in metres, and squared eccentricity.
 SEMI_MAJOR_AXIS, ECCENTRICITY_2 = 6378137.0, 0.00669437999014
 TOLERANCE = 0.01  # relative difference up to which pixel sizes count as equal
+METRE_IN_DEGREES = 1e-5
 MAX_SHEAR = 1e-3  # pixels; more than the float noise of transforms
 
 
@@ -50,7 +52,7 @@ def ground_pixel_size(reference: GeoReference, width: int, height: int) -> float
             says which; it has no subject, so that callers can put the file's name before it.
     """
     transform, crs = reference
-    if transform.a <= 0 or transform.e >= 0 or _shear(transform, width, height) > MAX_SHEAR:
+    if transform.a <= 0 or transform.e >= 0 or shear(transform, width, height) > MAX_SHEAR:
         raise NotSquareError("is rotated or mirrored against its CRS")
     unit = _unit_in_metres(crs) if crs else 1.0
     nominal = [transform.a * unit, -transform.e * unit]
@@ -74,9 +76,34 @@ def ground_pixel_size(reference: GeoReference, width: int, height: int) -> float
     return nominal[0] if abs(mean / nominal[0] - 1) < TOLERANCE else mean
 
 
-def _shear(transform: Affine, width: int, height: int) -> float:
-    """Deviation of rows and columns from the axes over the whole raster, pixels."""
-    return max(abs(transform.b) * height, abs(transform.d) * width) / abs(transform.a)
+def shear(transform: Affine, width: int, height: int) -> float:
+    """Deviation of rows and columns from the CRS's axes over a whole raster, pixels."""
+    return max(abs(transform.b) * height, abs(transform.d) * width) / max(abs(transform.a), 1e-30)
+
+
+@lru_cache(maxsize=64)
+def is_same_plane(crs: CRS, epsg: int, x: float, y: float) -> bool:
+    """Whether a CRS's coordinates are those of another CRS, to a metre on the ground.
+
+    So are those of the same projection with heights, or on a newer realisation of its datum.
+
+    Args:
+        crs: the CRS. A local one, without relation to the Earth, contradicts nothing.
+        epsg: the code of the other.
+        x, y: a point at which they are compared.
+    """
+    if crs.to_epsg() == epsg:
+        return True
+    if re.match(r"(LOCAL_CS|ENGCRS|ENGINEERINGCRS)", crs.to_wkt()):
+        return True
+    try:
+        ours, others = (
+            transform_points(system, "EPSG:4326", [x], [y]) for system in (crs, f"EPSG:{epsg}")
+        )
+    except CRSError:
+        return False
+    degrees = [abs(a[0] - b[0]) for a, b in zip(ours[:2], others[:2], strict=True)]
+    return max(degrees) < METRE_IN_DEGREES
 
 
 def _geodesic_pixel_size(

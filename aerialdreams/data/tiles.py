@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 
+from aerialdreams.data.georeference import shear
 from aerialdreams.errors import UserError
 
 # FLAIR's tiles have no side files. Searching their folders for some would take an eighth of the
@@ -29,12 +30,14 @@ class Tile(NamedTuple):
         bands: (bands, height, width).
         origin: x and y of the north-west corner, in the CRS's units.
         pixel_size: width and height of a pixel, in the CRS's units.
+        shear: deviation of rows and columns from the CRS's axes over the whole tile, pixels.
         crs: None if the file has none.
     """
 
     bands: NDArray[np.uint8]
     origin: tuple[float, float]
     pixel_size: tuple[float, float]
+    shear: float
     crs: CRS | None
 
 
@@ -51,6 +54,7 @@ def read_tile(path: Path) -> Tile:
                 bands=file.read(),
                 origin=(transform.c, transform.f),
                 pixel_size=(transform.a, -transform.e),
+                shear=shear(transform, file.width, file.height),
                 crs=file.crs,
             )
     except RasterioError as error:

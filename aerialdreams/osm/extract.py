@@ -85,9 +85,14 @@ class Extract:
             try:
                 timestamps.add(_timestamp(file))
                 _read_relations(file, relations)
+                ids = set[tuple[str, int]]()
                 for element in _read_elements(file, boxes):
+                    key = element.kind, element.id
+                    if key in ids:
+                        raise UserError(_history(file))
+                    ids.add(key)
                     # Overlapping extracts both contain the whole way.
-                    self._elements.setdefault((element.kind, element.id), element)
+                    self._elements.setdefault(key, element)
             except RuntimeError as error:
                 raise UserError(
                     f"{file}: not a complete OpenStreetMap file ({error}); download or cut it again"
@@ -169,10 +174,20 @@ class Extract:
         return Element("relation", relation.id, relation.tags)
 
 
+def _history(file: Path) -> str:
+    """Why a history file is rejected: its first versions have the oldest names."""
+    return (
+        f"{file}: has several versions of the same object, as history files do; extract one state"
+        " with `osmium time-filter`"
+    )
+
+
 def _timestamp(file: Path) -> str | None:
     """The date of the data in an extract's header, or None."""
     with osmium.io.Reader(str(file)) as reader:
         header = reader.header()
+        if header.has_multiple_object_versions:
+            raise UserError(_history(file))
         return header.get("osmosis_replication_timestamp") or header.get("timestamp") or None
 
 

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aerialdreams.pipeline.mlflow_store import connect, first_line, is_rejected, warn
+from aerialdreams.pipeline.mlflow_store import (
+    StoreStateError,
+    connect,
+    first_line,
+    is_rejected,
+    warn,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -111,6 +117,11 @@ class Run:
                 entry(client, self.id)
             except Exception as error:  # MLflow's, its database's or the network's
                 self._attempted.set()
+                if isinstance(error, StoreStateError) or (self.id is None and is_rejected(error)):
+                    warn(f"nothing is recorded: {first_line(error)}")
+                    while entry:
+                        entry = self._entries.get()
+                    return
                 if not is_rejected(error):
                     if self._wait_to_retry(error):
                         continue

@@ -17,6 +17,10 @@ EXPERIMENT = "aerialdreams"
 REJECTED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 
 
+class StoreStateError(OSError):
+    """The store is in a state in which nothing can be recorded; the message has the remedy."""
+
+
 def connect() -> tuple["MlflowClient", str]:
     """Connect to the store and create the experiment if it does not exist.
 
@@ -25,21 +29,45 @@ def connect() -> tuple["MlflowClient", str]:
 
     Raises:
         MlflowException: the store cannot be reached or read.
+        StoreStateError: it is in a state in which nothing can be recorded.
     """
     import mlflow
 
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     own = f"sqlite:///{root / 'mlflow.db'}"
     uri = os.environ.get("MLFLOW_TRACKING_URI", own)
+    if uri == own and set(str(root)) & set("%?#"):
+        raise StoreStateError(
+            f"MLflow cannot open a store at {root}, because of %, ? or # in the path; rename the"
+            " folder, or set MLFLOW_TRACKING_URI"
+        )
+    if uri.startswith("file:") or "://" not in uri:
+        raise StoreStateError(
+            "MLflow 3 no longer writes to folders; set MLFLOW_TRACKING_URI to a database, such as"
+            " sqlite:////home/me/mlflow.db, or to a server"
+        )
     if uri == own and not (root / "mlflow.db").exists():
         _create_store(root / "mlflow.db")
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment:
-        return client, experiment.experiment_id
     # A server sets its own location for artifacts.
     artifacts = (root / "mlartifacts").as_uri() if uri == own else None
-    return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    if experiment is None:
+        return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    if experiment.lifecycle_stage == "deleted":
+        raise StoreStateError(
+            f"the experiment {EXPERIMENT!r} was deleted; restore it with `mlflow experiments"
+            f" restore --experiment-id {experiment.experiment_id}`, or delete it for good with"
+            " `mlflow gc`"
+        )
+    if artifacts and experiment.artifact_location != artifacts:
+        raise StoreStateError(
+            f"the project was moved or copied: its store keeps models and images in"
+            f" {experiment.artifact_location}; rename the experiment with `mlflow experiments"
+            f" rename --experiment-id {experiment.experiment_id} --new-name {EXPERIMENT}-before`"
+            " to begin a new one here"
+        )
+    return client, experiment.experiment_id
 
 
 def _create_store(path: Path) -> None:

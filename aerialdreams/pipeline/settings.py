@@ -8,7 +8,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from aerialdreams.errors import UserError
-from aerialdreams.params import check_params, flat
+from aerialdreams.params import check_params, flat, read_yaml
 from aerialdreams.util.files import atomic_file
 
 PARAMS = Path("params.yaml")
@@ -37,16 +37,13 @@ def apply_settings(names: list[str]) -> list[str]:
     editor.preserve_quotes = True
     editor.width = 1000
     editor.indent(mapping=2, sequence=4, offset=2)
-    try:
-        params = editor.load(PARAMS)
-    except FileNotFoundError:
-        raise UserError(f"{PARAMS}: not found; run from the project's root") from None
-    before = flat(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
+    before = flat(read_yaml(PARAMS))
+    params = editor.load(PARAMS)
     for name in names:
         path = SETTINGS / f"{name}.yaml"
         if not path.is_file():
             raise UserError(f"{path}: not found; available: {', '.join(available_settings())}")
-        _merge(params, yaml.safe_load(path.read_text(encoding="utf-8")), path, "")
+        _merge(params, read_yaml(path), path, "")
     text = io.StringIO()
     editor.dump(params, text)
     values = yaml.safe_load(text.getvalue())

@@ -188,3 +188,90 @@ def test_an_image_of_another_projection_is_a_flaw(raw: Path) -> None:
     assert "pixels of" in str(patch_index.image_flaw(tile._replace(pixel_size=(0.5, 0.5))))
     wide = tile._replace(bands=tile.bands.astype(np.uint16))
     assert "uint16" in str(patch_index.image_flaw(wide))
+
+
+# Lambert II on NTF, spelt out and without a code.
+LAMBERT_2 = CRS.from_wkt(
+    'PROJCS["own",GEOGCS["NTF (Paris)",DATUM["NTF",SPHEROID["Clarke 1880",6378249.2,293.46602]],'
+    'PRIMEM["Paris",2.33722917],UNIT["grad",0.015707963]],PROJECTION["Lambert_Conformal_Conic_1SP"],'
+    'PARAMETER["latitude_of_origin",52],PARAMETER["central_meridian",0],'
+    'PARAMETER["scale_factor",0.99987742],PARAMETER["false_easting",600000],'
+    'PARAMETER["false_northing",2200000],UNIT["metre",1]]'
+)
+RENAMED = CRS.from_wkt(CRS.from_epsg(2154).to_wkt().replace('["RGF93 v1 / Lambert-93"', '["x"'))
+LOCAL = CRS.from_wkt(
+    'LOCAL_CS["RGF93 v1 / Lambert-93",UNIT["metre",1,AUTHORITY["EPSG","9001"]],'
+    'AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+)
+
+
+@pytest.mark.parametrize(
+    ("crs", "flaw"),
+    [
+        (None, None),
+        (LOCAL, None),
+        (CRS.from_epsg(5698), None),  # Lambert-93 with height
+        (CRS.from_epsg(9794), None),  # Lambert-93 v2b
+        (
+            CRS.from_wkt(CRS.from_epsg(2154).to_wkt().replace('["RGF93 v1 / Lambert-93"', '["x"')),
+            None,
+        ),
+        (LAMBERT_2, "CRS 'own', not EPSG:2154"),
+        (CRS.from_epsg(3857), "EPSG:3857, not EPSG:2154"),
+        (CRS.from_epsg(4326), "EPSG:4326, not EPSG:2154"),
+        (CRS.from_epsg(27572), "EPSG:27572, not EPSG:2154"),
+    ],
+)
+def test_crs_of_images(raw: Path, crs: CRS | None, flaw: str | None) -> None:
+    tile = patch_index.read_tile(raw / IMAGE)
+    assert patch_index.image_flaw(tile._replace(crs=crs)) == flaw
+
+
+def rewrite(path: Path, **profile: object) -> None:
+    """Write a tile again with another profile."""
+    with rasterio.open(path) as file:
+        pixels, old = file.read(), file.profile
+    with rasterio.open(path, "w", **(old | profile)) as file:
+        file.write(pixels)
+
+
+def test_rotated_and_rescaled_tiles_are_rejected(raw: Path, real: Params) -> None:
+    with rasterio.open(raw / IMAGE) as file:
+        transform = file.transform
+    turned = add_patch(raw, "999997")
+    rewrite(turned[0], transform=transform @ rasterio.Affine.rotation(1))
+    coarse = add_patch(raw, "999998")
+    half = rasterio.Affine(0.4, 0, transform.c, 0, -0.4, transform.f)
+    rewrite(coarse[1], transform=half)
+    noisy = add_patch(raw, "999999")
+    rewrite(noisy[0], transform=rasterio.Affine(0.2, 1e-9, transform.c, 1e-9, -0.2, transform.f))
+    patch_index.main(real)
+    reasons = {row["patch_id"]: row["reason"] for row in rejected()}
+    assert reasons == {
+        "999997": "rotated against its CRS",
+        "999998": "pixels of 0.4 x 0.4 m, its image's are of 0.2 m",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "must be a JSON object keyed by image name"),
+        ('{"IMG_034217": null}', "IMG_034217: is None, not an object"),
+        ('{"IMG_034217": {"date": 20210703}}', "IMG_034217: date is 20210703, not text"),
+        ('{"IMG_034217": {"camera": ["a", 1]}}', r"IMG_034217: camera is \['a', 1\], not text"),
+        ('{"IMG_034217": {"date": "2021-13-01"}}', "IMG_034217: date is '2021-13-01', not a day"),
+        ('{"IMG_034217": {"date": "2021-00-10"}}', "IMG_034217: date is '2021-00-10', not a day"),
+    ],
+)
+def test_odd_metadata_is_one_message(raw: Path, real: Params, text: str, message: str) -> None:
+    (raw / "flair-1_metadata_aerial.json").write_text(text)
+    with pytest.raises(UserError, match=rf"flair-1_metadata_aerial\.json: {message}"):
+        patch_index.main(real)
+
+
+def test_metadata_with_a_byte_order_mark_is_read(raw: Path, real: Params) -> None:
+    path = raw / "flair-1_metadata_aerial.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    patch_index.main(real)
+    assert read_index()["date"].notna().all()

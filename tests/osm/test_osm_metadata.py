@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import osmium
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -201,3 +202,23 @@ def test_extract_cut_as_documented(workdir: Path, shared: Path, params: Params) 
 def test_documentation_has_these_commands() -> None:
     guide = (ROOT / "docs/places.md").read_text()
     assert all(command in guide for command in OSMIUM_COMMANDS)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_history_files_are_rejected(workdir: Path, params: Params, declared: bool) -> None:
+    """They hold each version of an object, oldest first; the oldest names would be taken."""
+    write_index(recorded_patches())
+    (extract,) = (DATA / "osm").glob("*.osm.pbf")
+    header = osmium.io.Header()
+    header.has_multiple_object_versions = declared
+    writer = osmium.SimpleWriter("history.osm.pbf", header=header)
+    for element in osmium.FileProcessor(str(extract)):
+        if element.is_way() and "highway" in element.tags and "name" in element.tags:
+            tags = dict(element.tags) | {"name": "Old name"}
+            writer.add(element.replace(tags=tags, version=1))
+            element = element.replace(version=2)
+        writer.add(element)
+    writer.close()
+    values = {"backend": "extract", "extract": "history.osm.pbf"}
+    with pytest.raises(UserError, match=r"history\.osm\.pbf: has several versions .*time-filter"):
+        osm_metadata.main(changed(params, osm_metadata=values))

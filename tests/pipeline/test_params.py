@@ -86,3 +86,12 @@ def test_flat_names_are_those_of_dvc(params: Params) -> None:
     flat = flatten(params)
     assert flat["base_model.tiny.vae.steps"] == params.base_model.tiny.vae.steps
     assert all(re.fullmatch(r"[\w.]+", key) for key in flat)
+
+
+def test_a_file_that_is_not_utf8_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"# one\n# r\xe9glages\n" + (ROOT / "params.yaml").read_bytes())
+    with pytest.raises(UserError, match=r"params\.yaml: line 2 is not UTF-8; save the file"):
+        load_params(path)
+    path.write_bytes(b"\xef\xbb\xbf" + (ROOT / "params.yaml").read_bytes().replace(b"\n", b"\r\n"))
+    assert load_params(path) == load_params(ROOT / "params.yaml")

@@ -83,4 +83,14 @@ def test_the_command(project: Path) -> None:
     assert all(name in listed for name in NAMES)
     put = subprocess.run([*command, "gpu"], capture_output=True, text=True, check=True)
     assert "train_controlnet.precision: fp32 -> bf16" in put.stdout
-    assert yaml.safe_load((project / "params.yaml").read_text())["runtime"]["loaders"] == 2
+    assert yaml.safe_load((project / "params.yaml").read_text())["runtime"]["loaders"] == 4
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "settings/gpu.yaml"])
+def test_a_file_that_is_not_utf8_is_one_message(project: Path, name: str) -> None:
+    path = project / name
+    path.write_bytes(b"# r\xe9glages\n" + path.read_bytes())
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"line 1 is not UTF-8"):
+        settings.apply_settings(["gpu"])
+    assert (project / "params.yaml").read_bytes() == before

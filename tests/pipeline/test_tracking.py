@@ -154,6 +154,84 @@ def test_a_store_that_comes_back_gets_what_waited(
     assert told.count("the training continues: refused") == 1 and "responds again" in told
 
 
+def log_some(params: Params, workdir: Path) -> str | None:
+    """Log a few points; gives the run's id, None if nothing was recorded."""
+    with training_run(flatten(params), [], workdir / "kept.run") as run:
+        for step in range(1, 25):
+            run.metrics(step, {"loss": 1.0})
+    return run.id
+
+
+def test_a_deleted_experiment_is_told_once(
+    store: mlflow.MlflowClient, workdir: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert log_some(params, workdir)
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    store.delete_experiment(experiment.experiment_id)
+    capsys.readouterr()
+    assert log_some(params, workdir) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "MLflow" in line]) == 1
+    assert "nothing is recorded: the experiment 'aerialdreams' was deleted; restore it" in lines[0]
+    store.restore_experiment(experiment.experiment_id)
+    assert log_some(params, workdir)
+
+
+def test_a_moved_project_does_not_write_into_its_old_place(
+    tmp_path: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "before").mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    assert log_some(params, tmp_path / "before")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before").rename(tmp_path / "after")
+    monkeypatch.chdir(tmp_path / "after")
+    assert log_some(params, tmp_path / "after") is None
+    message = capsys.readouterr().err
+    assert message.count("nothing is recorded: the project was moved or copied") == 1
+    assert not (tmp_path / "before").exists()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'after/mlflow.db'}")
+    old = client.get_experiment_by_name(EXPERIMENT)
+    assert old is not None
+    client.rename_experiment(old.experiment_id, f"{EXPERIMENT}-before")  # as the message says
+    assert log_some(params, tmp_path / "after")
+
+
+@pytest.mark.parametrize("name", ["a%20b", "what?", "a#b"])
+def test_paths_that_mlflow_cannot_open(
+    name: str,
+    tmp_path: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    assert log_some(params, tmp_path / name) is None
+    assert "nothing is recorded: MLflow cannot open a store at" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_store_in_a_folder_is_told_once(
+    workdir: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:./mlruns")
+    assert log_some(params, workdir) is None
+    lines = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert len(lines) == 1 and "set MLFLOW_TRACKING_URI to a database" in lines[0]
+
+
 def test_only_numbers_are_metrics() -> None:
     nested = {"a": {"fid": "not computed", "miou": 0.5, "iou": {"snow": 1}}, "n": 3}
     assert flatten_numbers(nested) == {"a.miou": 0.5, "a.iou.snow": 1, "n": 3}
