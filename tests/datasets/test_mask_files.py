@@ -262,6 +262,7 @@ def test_a_wrong_mask_is_named(make: Make, message: str, tmp_path: Path, params:
         read_user_mask(tmp_path / "mask.png", params.classes)
 
 
+@pytest.mark.slow
 def test_a_very_large_png_is_read(tmp_path: Path, params: Params) -> None:
     """Pillow takes more than 179 million pixels for a decompression bomb."""
     rows = np.zeros((13_400, 13_400), np.uint8)

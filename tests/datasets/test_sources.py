@@ -227,6 +227,8 @@ def test_tiles_in_the_place_of_the_output_are_not_touched(
 
 
 def test_other_files_in_the_output_are_kept(workdir: Path, params: Params) -> None:
+    sample = {"seed": 1, "zone_side": 1, "zones": {"D014_2020": ["Z1_UA"]}}
+    params = changed(params, raw_patches={"sample": sample})
     raw_patches.main(params)
     Path("data/raw/france.osm.pbf").write_bytes(b"my extract")
     with pytest.raises(UserError, match=r"data/raw/france\.osm\.pbf: was not written by the pipe"):

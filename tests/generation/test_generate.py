@@ -95,6 +95,7 @@ def test_a_vrt_shows_tiles_as_one(tmp_path: Path, params: Params) -> None:
     assert np.array_equal(seen, whole)
 
 
+@pytest.mark.slow
 def test_validation_images_and_a_run_that_was_cut(
     place: Params, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

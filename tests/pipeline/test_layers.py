@@ -98,6 +98,7 @@ with rasterio.Env() as env:
 """
 
 
+@pytest.mark.slow
 def test_importing_the_package_changes_nothing() -> None:
     """Other libraries are imported first: what they do to the process is theirs."""
     ended = subprocess.run(

@@ -72,6 +72,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, lis
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_same_bytes_though_a_worker_dies(
     many: Params, cluster: tuple[str, list]
 ) -> None:

@@ -19,6 +19,7 @@ def run(workdir: Path, stage: str, *words: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=workdir, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("[a-z]*.py")), ids=lambda p: p.stem)
 def test_help_says_what_a_stage_reads_and_writes(workdir: Path, path: Path) -> None:
     shown = run(workdir, path.stem, "--help")
@@ -51,6 +52,7 @@ def test_linked_folders_are_refused_before_the_work(workdir: Path, linked: str) 
     assert not list((workdir / "disk").iterdir())
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_first(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
@@ -63,6 +65,7 @@ def test_a_second_run_waits_for_the_first(workdir: Path, monkeypatch: pytest.Mon
     assert "captions.lock: another process is running this stage" in ended.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_exits_3_and_leaves_nothing(workdir: Path) -> None:
     (workdir / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     env = os.environ | {"PYTHONPATH": str(ROOT)}

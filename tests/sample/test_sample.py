@@ -89,6 +89,7 @@ def test_infrared_and_heights_match_the_classes(world: Path) -> None:
     assert np.mean(height[3]) < 0.1
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_number_of_workers(world: Path, small: Params) -> None:
     before = dvc_md5(world)
     raw_patches.main(changed(small, runtime={"workers": 1}))

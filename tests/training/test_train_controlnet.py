@@ -194,6 +194,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
     whole, killed = (new_place(prepared, tmp_path / name) for name in ("whole", "killed"))
     for folder in (whole, killed):
@@ -232,6 +233,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
     assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
     one, two = (new_place(prepared, tmp_path / name) for name in ("one", "two"))
     settle(one, steps=50)
@@ -259,12 +261,14 @@ def trained(folder: Path, **changes: Any) -> list[float]:
     return training.losses.values
 
 
+@pytest.mark.slow
 def test_with_and_without_a_cache_losses_are_equal(place: Path) -> None:
     cached = trained(place, augment=True)
     assert trained(place, augment=True, latent_cache=False) == pytest.approx(cached, rel=1e-4)
     assert trained(place) != pytest.approx(cached, rel=1e-2)  # it does turn
 
 
+@pytest.mark.slow
 def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
     plain = trained(place)
     assert trained(place, loaders=2) == plain
@@ -365,6 +369,7 @@ def test_the_embedding_must_fit_the_base(place: Path) -> None:
         train_controlnet.main(settle(place, embedding_channels=[8, 16, 16]))
 
 
+@pytest.mark.slow
 def test_a_wrong_number_of_processes_is_named(place: Path) -> None:
     settle(place, processes=2)
     with socket.socket() as free:
