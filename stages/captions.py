@@ -19,7 +19,8 @@ import pyarrow as pa
 from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
-from aerialdreams.params import PLACE_LEVELS, Captions, Params
+from aerialdreams.param_groups import PLACE_LEVELS, Captions
+from aerialdreams.params import Params
 from aerialdreams.paths import CAPTIONS, CAPTIONS_TABLE, OSM_METADATA, PERCENTAGES, ZONES_PAGE
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.zones_page import zones_page

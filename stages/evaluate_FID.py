@@ -41,7 +41,8 @@ from aerialdreams.generation.outputs import (
     extra_rows,
     read_generated,
 )
-from aerialdreams.params import GenerateValidation, Params
+from aerialdreams.param_groups import GenerateValidation
+from aerialdreams.params import Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
 from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.stage import run_stage

@@ -50,7 +50,8 @@ from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
-from aerialdreams.params import GenerateValidation, Params
+from aerialdreams.param_groups import GenerateValidation
+from aerialdreams.params import Params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir

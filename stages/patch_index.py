@@ -36,7 +36,8 @@ from aerialdreams.data.land_cover import class_pixel_counts, invalid_ids
 from aerialdreams.data.metadata import read_metadata
 from aerialdreams.data.tiles import Tile, read_tile
 from aerialdreams.errors import UserError
-from aerialdreams.params import Params, PatchIndex
+from aerialdreams.param_groups import PatchIndex
+from aerialdreams.params import Params
 from aerialdreams.paths import INDEX, RAW, REJECTED
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from aerialdreams.data.flair import METADATA, PATCH_FOLDERS, PATCH_NAME, PATCH_NAME_HINT
 from aerialdreams.data.metadata import read_metadata
 from aerialdreams.errors import UserError
-from aerialdreams.params import Params, RawPatches
+from aerialdreams.param_groups import RawPatches
+from aerialdreams.params import Params
 from aerialdreams.paths import RAW
 from aerialdreams.pipeline.parallel import parallel_map
 from aerialdreams.pipeline.stage import run_stage, scratch_dir

@@ -148,8 +148,15 @@ def run(args: argparse.Namespace) -> str:
     mask = resample_mask(mask, pixel_size, info.pixel_size)
 
     from aerialdreams.generation.painter import Painter
+    from aerialdreams.models.stable_diffusion import truncated_text
 
-    image = Painter(args.controlnet, args.base).paint(
+    painter = Painter(args.controlnet, args.base)
+    for option, prompt in (("--prompt", args.prompt), ("--negative-prompt", args.negative_prompt)):
+        unseen = truncated_text(painter.base.tokenizer, prompt)
+        if unseen:
+            limit = painter.base.tokenizer.model_max_length
+            print(f"{option}: only {limit} tokens are used, not {unseen!r}", file=sys.stderr)
+    image = painter.paint(
         mask.class_ids,
         args.prompt,
         seed=args.seed,

@@ -79,6 +79,12 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return tokens
 
 
+def truncated_text(tokenizer: CLIPTokenizer, caption: str) -> str:
+    """The end of a caption that the text encoder does not see, "" if it sees all of it."""
+    ids, limit = tokenizer(caption).input_ids, tokenizer.model_max_length
+    return str(tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
+
+
 @torch.no_grad()
 def encode_prompts(base: StableDiffusion, captions: list[str]) -> Tensor:
     """Text embeddings, shape (batch, tokens, width), on the text encoder's device."""

@@ -119,8 +119,8 @@ class Run:
                 self._attempted.set()
                 if isinstance(error, StoreStateError) or (self.id is None and is_rejected(error)):
                     warn(f"nothing is recorded: {first_line(error)}")
-                    while entry:
-                        entry = self._entries.get()
+                    while self._entries.get() is not None:
+                        pass
                     return
                 if not is_rejected(error):
                     if self._wait_to_retry(error):

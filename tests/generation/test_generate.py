@@ -308,6 +308,20 @@ def test_a_world_file_gives_the_scale(place: Params, capsys: pytest.CaptureFixtu
         assert "out.tif: 4 x 4 pixels of 3.20 m generated" in capsys.readouterr().out
 
 
+def test_the_part_of_a_prompt_that_is_not_used_is_said(
+    place: Params, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (real,) = DATA.glob("flair/D004_2021/*/msk/*.tif")
+    command = ["generate", str(real), "--output", "out.tif", "--steps", "1", "--prompt"]
+    with pytest.raises(SystemExit):
+        main([*command, "water " * 200 + "building"])
+    message = capsys.readouterr().err
+    assert "--prompt: only 77 tokens are used, not '" in message and "building'" in message
+    with pytest.raises(SystemExit):
+        main([*command, "water"])
+    assert "tokens are used" not in capsys.readouterr().err
+
+
 def test_the_commands_help_has_examples() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "aerialdreams.cli", "generate", "--help"],

@@ -19,7 +19,7 @@ STAGES = {
     "generate-validation", "evaluate-FID", "evaluate-utility", "report",
 }  # fmt: skip
 # What runs the work, and decides no byte of the results.
-PLUMBING = {"errors", "params", "paths", "pipeline", "util"}
+PLUMBING = {"errors", "param_groups", "params", "paths", "pipeline", "util"}
 
 
 def outputs(stage: dict) -> list[str]:

@@ -1,0 +1,287 @@
+"""The groups of params.yaml, one model for each stage; `params.Params` has them all."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from aerialdreams.data.flair import DOMAIN, ZONE
+
+Domain = Annotated[str, Field(pattern=f"^{DOMAIN}$")]
+Zone = Annotated[str, Field(pattern=f"^{ZONE}$")]
+Url = Annotated[str, Field(pattern=r"^https?://.+")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Steps = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # on the Hugging Face hub
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "fp16", "bf16"]
+SamplerName = Literal["ddim", "dpm++", "unipc"]
+# Channels of a network's levels, from the finest to the coarsest.
+Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
+
+# Names that captions.place can list: columns of data/osm_metadata.parquet (nearest_place is place).
+PlaceLevel = Literal[
+    "road",
+    "nearest_place",
+    "quartier",
+    "arrondissement_municipal",
+    "commune",
+    "postcode",
+    "arrondissement",
+    "departement",
+    "region",
+    "metropole",
+    "country",
+]
+PLACE_LEVELS = get_args(PlaceLevel)
+CAPTION_FIELDS = ("place", "classes", "features", "season", "month", "date", *PLACE_LEVELS)
+
+
+class Group(BaseModel):
+    """Unknown keys are errors, and values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Runtime(Group):
+    """Params that do not change outputs. No stage depends on them in dvc.yaml."""
+
+    workers: int = Field(ge=0)
+    scheduler: str = Field(pattern=r"^((tcp|tls|ws|wss)://.+)?$")
+    checkpoint_every: int = Field(ge=1)
+    loaders: int = Field(ge=0)
+    processes: int = Field(ge=1)
+    grace: float = Field(gt=0)
+
+
+class Compute(Group):
+    threads: int = Field(ge=1)
+    portable: bool
+    deterministic: bool
+
+
+class Sample(Group):
+    seed: Seed
+    zone_side: int = Field(ge=1, le=10)
+    zones: dict[Domain, Annotated[list[Zone], Field(min_length=1)]] = Field(min_length=1)
+
+
+class RawPatches(Group):
+    source: Literal["sample", "toy", "full", "domains", "folder"]
+    domains: list[Domain]
+    folder: str = Field(min_length=1)
+    downloads: str = Field(min_length=1)
+    storage: Url
+    hub_revision: str = Field(min_length=1)
+    sample: Sample
+
+
+class PatchIndex(Group):
+    metadata: str
+    validation_domains: list[Domain]
+    test_domains: list[Domain]
+    max_rejected: Share
+
+    @model_validator(mode="after")
+    def _disjoint_splits(self) -> "PatchIndex":
+        shared = sorted(set(self.validation_domains) & set(self.test_domains))
+        if shared:
+            raise ValueError(
+                f"{', '.join(shared)}: in both validation_domains and test_domains; remove it from"
+                " one of them"
+            )
+        return self
+
+
+class OverpassParams(Group):
+    server: Url
+    user_agent: str = Field(min_length=1)
+    pause: float = Field(ge=0)
+
+
+class OsmMetadata(Group):
+    backend: Literal["extract", "overpass"]
+    extract: str = Field(min_length=1)
+    overpass: OverpassParams
+    max_road_distance: float = Field(gt=0)
+    max_place_distance: float = Field(gt=0)
+
+
+class Captions(Group):
+    seed: Seed
+    templates: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1)
+    place: list[PlaceLevel] = Field(min_length=1)
+    floor_percent: float = Field(ge=0, le=100)
+    most_classes: int = Field(ge=1)
+    most_features: int = Field(ge=0)
+    amounts: Literal["none", "words", "numbers"]
+
+    @field_validator("templates")
+    @classmethod
+    def _known_fields(cls, templates: list[list[str]]) -> list[list[str]]:
+        for sentence in (sentence for template in templates for sentence in template):
+            try:
+                sentence.format(**dict.fromkeys(CAPTION_FIELDS, ""))
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"{sentence!r}: no field {error}; the fields are {', '.join(CAPTION_FIELDS)}"
+                ) from error
+        return templates
+
+
+class DatasetParams(Group):
+    rows_per_shard: int = Field(ge=1)
+
+
+class Vae(Group):
+    channels: Channels
+    latent_channels: int = Field(ge=1)
+    crop: int = Field(ge=16, multiple_of=16)
+    kl_weight: float = Field(ge=0)
+    latent_std: float = Field(gt=0)
+    steps: Steps
+    batch_size: BatchSize
+    full_image_steps: int = Field(ge=0)
+    learning_rate: LearningRate
+
+
+class Text(Group):
+    vocabulary: int = Field(ge=514)
+    width: int = Field(ge=8, multiple_of=8)
+    layers: int = Field(ge=1)
+
+
+class Unet(Group):
+    channels: Channels
+    prediction: Literal["epsilon", "v_prediction"]
+    caption_dropout: Share
+    steps: Steps
+    batch_size: BatchSize
+    learning_rate: LearningRate
+
+
+class TinyBase(Group):
+    seed: Seed
+    vae: Vae
+    text: Text
+    unet: Unet
+
+
+class BaseModelParams(Group):
+    source: Literal["tiny", "hub", "folder"]
+    id: Repository
+    revision: str = Field(min_length=1)
+    input: str = Field(min_length=1)
+    tiny: TinyBase
+
+
+class EncodeLatents(Group):
+    batch_size: BatchSize
+    all_orientations: bool
+    precision: Precision
+    validation_patches: int = Field(ge=1)
+
+
+class PublishedWeights(Group):
+    id: Repository
+    revision: str = Field(min_length=1)
+    file: str
+    sha256: Sha256
+
+
+class TrainSegmenter(Group):
+    source: Literal["trained", "ign"]
+    ign: PublishedWeights
+    seed: Seed
+    channels: Channels
+    steps: Steps
+    batch_size: BatchSize
+    learning_rate: LearningRate
+
+
+class SamplingParams(Group):
+    sampler: SamplerName
+    steps: Steps
+    guidance: float = Field(ge=1)
+    conditioning_scale: float = Field(ge=0)
+
+
+class WarmStart(Group):
+    folder: str
+    md5: str
+
+
+class TrainControlnet(Group):
+    seed: Seed
+    processes: int = Field(ge=1)
+    precision: Precision
+    conditioning: Literal["one_hot", "colours"]
+    embedding_channels: Channels
+    warm_start: WarmStart
+    unlock_decoder_steps: int = Field(ge=0)
+    latent_cache: bool
+    augment: bool
+    caption_dropout: Share
+    steps: Steps
+    batch_size: BatchSize
+    gradient_accumulation: int = Field(ge=1)
+    learning_rate: LearningRate
+    schedule: Literal["cosine", "constant"]
+    warmup_steps: int = Field(ge=0)
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    min_snr_gamma: float = Field(ge=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    gradient_checkpointing: bool
+    compile: bool
+    attention: Literal["sdpa", "eager"]
+    validation_every: int = Field(ge=1)
+    sampling: SamplingParams
+
+    @model_validator(mode="after")
+    def _equal_micro_batches(self) -> "TrainControlnet":
+        parts = self.processes * self.gradient_accumulation
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size: is {self.batch_size}; must be a multiple of processes x"
+                f" gradient_accumulation, {parts}"
+            )
+        return self
+
+
+class GenerateValidation(Group):
+    seed: Seed
+    masks: int = Field(ge=0)
+    extra_masks: int = Field(ge=0)
+    samples: int = Field(ge=1)
+    styles: list[Annotated[str, Field(min_length=1)]]
+    negative_prompt: str
+    sampler: SamplerName | None
+    steps: Steps | None
+    guidance: Annotated[float, Field(ge=1)] | None
+    conditioning_scale: Annotated[float, Field(ge=0)] | None
+    batch_size: BatchSize
+    geotiff: bool
+    grid_rows: int = Field(ge=1)
+
+
+class Tracking(Group):
+    """What train-controlnet logs to MLflow. No stage depends on these params in dvc.yaml."""
+
+    log_every: int = Field(ge=1)
+    images_every: int = Field(ge=1)
+    images: int = Field(ge=1)
+
+
+class EvaluateFid(Group):
+    batch_size: BatchSize
+    inception_weights: str
+    inception_sha256: Sha256
+
+
+class EvaluateUtility(Group):
+    seeds: int = Field(ge=2)
+    steps: Steps
