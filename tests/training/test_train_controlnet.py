@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from diffusers import ControlNetModel
 from PIL import Image
+from safetensors.torch import load_file
 
 from aerialdreams.data.land_cover import palette
 from aerialdreams.errors import UserError
@@ -235,19 +236,27 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
+    """With averaged weights, an unlocked decoder, micro-batches and loaders; resumed by one."""
     one, two = (new_place(prepared, tmp_path / name) for name in ("one", "two"))
-    settle(one, steps=50)
-    settle(two, steps=50, processes=2)
+    recipe = {"steps": 30, "ema_decay": 0.9, "unlock_decoder_steps": 12}
+    settle(one, **recipe)
     finish(one)
+    settle(two, **recipe, processes=2, gradient_accumulation=2, loaders=1)
     process = start(two)  # stopped once on the way, as where a machine is taken away
     wait_for(lambda: any((two / "scratch").rglob("*.pt")), process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 3
+    settle(two, **recipe, processes=1)  # the next machine has one GPU
     finish(two)
-    assert len(curve(two)) == 50
-    assert curve(two) == pytest.approx(curve(one), rel=1e-5)
-    assert curve(two, "loss_t000_249") == pytest.approx(curve(one, "loss_t000_249"), rel=1e-5)
+    assert len(curve(two)) == 30
+    assert curve(two) == pytest.approx(curve(one), rel=1e-4)
+    assert curve(two, "loss_t000_249") == pytest.approx(curve(one, "loss_t000_249"), rel=1e-4)
+    for name in ("", "unet/"):
+        path = f"models/controlnet/{name}diffusion_pytorch_model.safetensors"
+        ours, theirs = (load_file(folder / path) for folder in (one, two))
+        for key, weights in ours.items():
+            assert torch.allclose(weights, theirs[key], atol=1e-3), key
 
 
 def trained(folder: Path, **changes: Any) -> list[float]:
