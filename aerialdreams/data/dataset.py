@@ -189,11 +189,10 @@ def _read_rows(
             if wanted is None or not wanted.isdisjoint(range(first, end)):
                 number = first
                 for batch in file.iter_batches(16, row_groups=[group], columns=columns):
-                    numbers = range(number, number + len(batch))
-                    if wanted is not None:
-                        batch = batch.take([n - number for n in numbers if n in wanted])
-                    yield from batch.to_pylist()
-                    number = numbers.stop
+                    for row in batch.to_pylist():
+                        if wanted is None or number in wanted:
+                            yield row
+                        number += 1
             first = end
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `dvc checkout {DATASET}`") from None

@@ -5,13 +5,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
 from PIL import Image
 from rasterio.transform import Affine
 
-from aerialdreams.data.dataset import load_evenly_spaced, load_split
+from aerialdreams.data.dataset import (
+    count_patches,
+    evenly_spaced_patches,
+    load_evenly_spaced,
+    load_split,
+    read_patches,
+)
 from aerialdreams.data.images import read_image, read_mask
 from aerialdreams.data.index import read_index
 from aerialdreams.data.land_cover import class_pixel_counts
@@ -208,3 +215,25 @@ def test_a_damaged_shard_is_named(built: Params) -> None:
     shard.write_bytes(shard.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"test-00000-of-00001\.parquet: cannot be read"):
         load_split("test", 64)
+
+
+def test_rows_are_read_by_their_number(workdir: Path) -> None:
+    """Also those of several shards and row groups, and where whole batches are left out."""
+    png = io.BytesIO()
+    Image.new("L", (4, 4), 1).save(png, "PNG")
+    picture = {"bytes": png.getvalue(), "path": None}
+    for part, first in enumerate((0, 70)):
+        rows = [
+            {"patch_id": f"{number:06d}", "image": picture, "mask": picture, "caption": "a"}
+            | {"captions": ["a"], "domain": "D", "zone": "Z", "origin_x": 0.0, "origin_y": 0.0}
+            for number in range(first, first + 70)
+        ]
+        path = Path(f"dataset/data/train-{part:05d}-of-00002.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=30)
+    folder = Path("dataset")
+    assert count_patches("train", folder) == 140
+    for numbers in ([0], [139], [50, 69, 70, 71], list(range(0, 140, 17)), list(range(140)), []):
+        read = [int(patch.patch_id) for patch in read_patches("train", numbers, folder)]
+        assert read == numbers
+    assert [p.mask.shape for p in evenly_spaced_patches("train", 2, folder)] == [(4, 4)] * 2
