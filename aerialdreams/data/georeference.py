@@ -90,7 +90,8 @@ def is_same_plane(crs: CRS, epsg: int, x: float, y: float) -> bool:
     Args:
         crs: the CRS. A local one, without relation to the Earth, contradicts nothing.
         epsg: the code of the other.
-        x, y: a point at which they are compared.
+        x: first coordinate of the point at which they are compared.
+        y: its second coordinate.
     """
     if crs.to_epsg() == epsg:
         return True

@@ -163,4 +163,5 @@ def imported(path: Path) -> Iterator[str]:
         for name in names:
             package, *rest = name.split(".")
             if package == "aerialdreams" and rest and not rest[0].startswith("_"):
-                yield rest[0]
+                # One box of the diagram: the params, and the models of their groups.
+                yield "params" if rest[0] == "param_groups" else rest[0]
