@@ -112,3 +112,31 @@ def test_hashes_are_dvcs(tmp_path: Path) -> None:
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
     subprocess.run([*dvc, "add", "-q", "folder"], cwd=tmp_path, check=True)
     assert f"md5: {dvc_md5(folder)}\n" in (tmp_path / "folder.dvc").read_text()
+
+
+ORPHAN = """
+import signal, subprocess, sys, threading, time
+from contextlib import nullcontext
+from pathlib import Path
+import psutil
+from aerialdreams.pipeline.stage import _end_after
+from aerialdreams.util.saving import saving
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stage that finishes its step first
+parent = subprocess.Popen([sys.executable, "-c", ""])
+threading.Thread(target=_end_after, args=(psutil.Process(parent.pid), 0.8)).start()
+with saving() if sys.argv[1] == "saves" else nullcontext():
+    parent.wait()
+    time.sleep(3)
+    Path("saved").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [True, False])
+def test_grace_does_not_run_while_the_state_is_saved(workdir: Path, saves: bool) -> None:
+    command = [sys.executable, "-c", ORPHAN, "saves" if saves else "idles"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=workdir, env=env, timeout=50)
+    assert ended.returncode == -signal.SIGKILL
+    assert (workdir / "saved").exists() == saves
