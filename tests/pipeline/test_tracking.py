@@ -1,6 +1,7 @@
 """MLflow: params and hashes on the training's run, and an evaluation that finds it by content."""
 
 import os
+import time
 from pathlib import Path
 
 import mlflow
@@ -160,6 +161,23 @@ def log_some(params: Params, workdir: Path) -> str | None:
         for step in range(1, 25):
             run.metrics(step, {"loss": 1.0})
     return run.id
+
+
+def test_an_upload_that_takes_longer_than_the_patience_is_waited_for(
+    store: mlflow.MlflowClient,
+    workdir: Path,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(mlflow_run, "PATIENCE", 0.2)
+    with training_run(flatten(params), [], workdir / "kept.run") as run:
+        run.add(lambda client, run_id: time.sleep(2))  # a large model on a slow store
+        run.metrics(1, {"loss": 1.0})
+    assert run.id is not None
+    assert [point.step for point in store.get_metric_history(run.id, "loss")] == [1]
+    assert store.get_run(run.id).info.status == "FINISHED"
+    assert "lost" not in capsys.readouterr().err
 
 
 def test_a_deleted_experiment_is_told_once(
