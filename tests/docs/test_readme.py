@@ -28,6 +28,7 @@ COLLEAGUE = "in a colleague's clone"
 NEEDS = {
     "an extract of France": "tests/osm/test_osm_metadata.py",
     "a PostgreSQL server": "tests/pipeline/test_servers.py",
+    "a GPU": "tests/gpu/test_gpu.py",
     "a network and a GPU": None,
     "two machines with GPUs": None,
     "Node.js": None,
