@@ -1,8 +1,9 @@
 """The groups of params.yaml, one model for each stage; `params.Params` has them all."""
 
+import re
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from aerialdreams.data.flair import DOMAIN, ZONE
 
@@ -16,6 +17,17 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]  # on the Hugging Face hub
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression)]
 Precision = Literal["fp32", "fp16", "bf16"]
 SamplerName = Literal["ddim", "dpm++", "unipc"]
 # Channels of a network's levels, from the finest to the coarsest.
@@ -68,30 +80,54 @@ class Sample(Group):
     zones: dict[Domain, Annotated[list[Zone], Field(min_length=1)]] = Field(min_length=1)
 
 
+class Pairs(Group):
+    """Rasters of images and masks of any size, matched by the names of their files or by a list."""
+
+    table: str
+    images: str
+    masks: str
+    image_pattern: Pattern
+    mask_pattern: Pattern
+    stride: int = Field(ge=0)
+    least_valid: Share
+    max_off_palette: Share
+    warp: bool
+
+
 class RawPatches(Group):
-    source: Literal["sample", "toy", "full", "domains", "folder"]
+    source: Literal["sample", "toy", "full", "domains", "folder", "pairs"]
     domains: list[Domain]
     folder: str = Field(min_length=1)
     downloads: str = Field(min_length=1)
     storage: Url
     hub_revision: str = Field(min_length=1)
+    pairs: Pairs
     sample: Sample
+
+
+class DrawnSplits(Group):
+    seed: Seed
+    validation: Share
+    test: Share
 
 
 class PatchIndex(Group):
     metadata: str
-    validation_domains: list[Domain]
-    test_domains: list[Domain]
+    validation_groups: list[str]
+    test_groups: list[str]
+    drawn: DrawnSplits
     max_rejected: Share
 
     @model_validator(mode="after")
     def _disjoint_splits(self) -> "PatchIndex":
-        shared = sorted(set(self.validation_domains) & set(self.test_domains))
+        shared = sorted(set(self.validation_groups) & set(self.test_groups))
         if shared:
             raise ValueError(
-                f"{', '.join(shared)}: in both validation_domains and test_domains; remove it from"
+                f"{', '.join(shared)}: in both validation_groups and test_groups; remove it from"
                 " one of them"
             )
+        if self.drawn.validation + self.drawn.test >= 1:
+            raise ValueError("drawn: validation and test leave no group for the train split")
         return self
 
 
@@ -102,7 +138,7 @@ class OverpassParams(Group):
 
 
 class OsmMetadata(Group):
-    backend: Literal["extract", "overpass"]
+    backend: Literal["extract", "overpass", "none"]
     extract: str = Field(min_length=1)
     overpass: OverpassParams
     max_road_distance: float = Field(gt=0)
@@ -113,6 +149,7 @@ class Captions(Group):
     seed: Seed
     templates: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1)
     place: list[PlaceLevel] = Field(min_length=1)
+    default_place: str
     floor_percent: float = Field(ge=0, le=100)
     most_classes: int = Field(ge=1)
     most_features: int = Field(ge=0)

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from aerialdreams.data.flair import CLASS_COUNT
+from aerialdreams.data.credits import OSM_CREDIT
+from aerialdreams.data.flair import CLASS_NAMES
 from aerialdreams.data.land_cover import LandCoverClass
+from aerialdreams.data.spec import DatasetSpec
 from aerialdreams.errors import UserError
 from aerialdreams.param_groups import (
     BaseModelParams,
@@ -36,7 +38,7 @@ class Params(Group):
 
     runtime: Runtime
     tracking: Tracking
-    classes: list[LandCoverClass]
+    dataset_spec: DatasetSpec
     image_size: int = Field(ge=32, le=1024, multiple_of=16)
     inference_precision: Precision
     compute: Compute
@@ -53,22 +55,16 @@ class Params(Group):
     evaluate_fid: EvaluateFid
     evaluate_utility: EvaluateUtility
 
-    @field_validator("classes")
-    @classmethod
-    def _complete_class_table(cls, classes: list[LandCoverClass]) -> list[LandCoverClass]:
-        if len(classes) != CLASS_COUNT:
-            raise ValueError(
-                f"{len(classes)} entries; FLAIR #1 has {CLASS_COUNT} classes; list them in the"
-                f" order of their ids, 1 to {CLASS_COUNT}"
-            )
-        for field in ("name", "colour"):
-            values = [getattr(land_cover, field) for land_cover in classes]
-            duplicates = sorted({value for value in values if values.count(value) > 1})
-            if duplicates:
-                raise ValueError(
-                    f"{field} {duplicates[0]!r} is used twice; each class needs its own"
-                )
-        return classes
+    @property
+    def classes(self) -> list[LandCoverClass]:
+        """The class table."""
+        return self.dataset_spec.classes
+
+    @property
+    def credits(self) -> list[str]:
+        """The credit lines of everything that is derived from images, masks and captions."""
+        places = [] if self.osm_metadata.backend == "none" else [OSM_CREDIT]
+        return [self.dataset_spec.credit, *places]
 
     @model_validator(mode="after")
     def _tiny_base_reads_the_dataset(self) -> "Params":
@@ -80,8 +76,16 @@ class Params(Group):
         return self
 
     @model_validator(mode="after")
-    def _size_for_ign_segmenter(self) -> "Params":
-        if self.train_segmenter.source == "ign" and self.image_size % 32:
+    def _data_for_ign_segmenter(self) -> "Params":
+        if self.train_segmenter.source != "ign":
+            return self
+        names = tuple(land_cover.name for land_cover in self.classes)
+        if names != CLASS_NAMES:
+            raise ValueError(
+                "train_segmenter.source: is ign, whose segmenter predicts FLAIR's 19 classes; the"
+                " class table of dataset_spec has others, so use trained"
+            )
+        if self.image_size % 32:
             raise ValueError(
                 f"image_size: is {self.image_size}; must be a multiple of 32 for IGN's segmenter"
                 " (train_segmenter.source)"

@@ -80,11 +80,13 @@ def repeated_index(folder: Path, patches: int, zones: int) -> pd.DataFrame:
         zone = number * zones // patches
         west, _, _, north = areas[zone % len(areas)]
         position = number - -(-zone * patches // zones)  # in its zone
-        corner = {
+        corner: dict[str, object] = {
             "origin_x": west + side * (position % 10),
             "origin_y": north - side * (position // 10),
+            "extent": side,
         }
-        names = {"patch_id": f"{number:06}", "domain": "D006_2020", "zone": f"Z{zone}_UU"}
+        corner |= {"crs": "EPSG:2154", "longitude": 7.4}
+        names = {"patch_id": f"{number:06}", "group": "D006_2020", "zone": f"Z{zone}_UU"}
         rows.append(names | corner)
     return pd.DataFrame(rows)
 

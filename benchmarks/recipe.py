@@ -110,6 +110,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     import torch
 
     from aerialdreams.data.dataset import load_split
+    from aerialdreams.data.land_cover import class_ids
     from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
     from aerialdreams.evaluation.image_sets import ImageSet, distances
     from aerialdreams.evaluation.metrics import agreement, confusion
@@ -153,9 +154,10 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
             params.generate_validation.seed,
         )
     with torch.no_grad():
-        segmenter = SegmenterFeatures(device)
+        ids = class_ids(params.classes)
+        segmenter = SegmenterFeatures(device, ids)
         names = [land_cover.name for land_cover in params.classes]
-        result = agreement(confusion(real.masks, segmenter.predict(images)), names)
+        result = agreement(confusion(real.masks, segmenter.predict(images), ids), names)
         generated_set, real_set = (
             ImageSet(features={"judge": [segmenter(batch).double().numpy()]})
             for batch in (images, real.images)

@@ -16,7 +16,6 @@ from typing import Any
 
 from diffusers import StableDiffusionPipeline
 
-from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.dataset import load_split
 from aerialdreams.errors import UserError
 from aerialdreams.models.base_folder import PATTERNS, import_base
@@ -147,7 +146,7 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    (folder / "README.md").write_text(TINY_CARD, encoding="utf-8")
+    (folder / "README.md").write_text(tiny_card(params), encoding="utf-8")
     sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
     summary = (
         f"VAE of {sizes[0]:.2f} M weights trained for"
@@ -175,17 +174,20 @@ def licence_of(folder: Path) -> str | None:
     return match[1] if match else None
 
 
-TINY_CARD = f"""---
+def tiny_card(params: Params) -> str:
+    """The card of a base model that was trained from scratch."""
+    return f"""---
 license: other
+license_name: {params.dataset_spec.licence}
 library_name: diffusers
 ---
 # A tiny base model for AerialDreams
 
 Trained from scratch by the pipeline on the train split of its dataset.
 
-Derived from {IGN_CREDIT}, and from captions with place names {OSM_CREDIT}. With the source
-`sample`, AerialDreams draws the images and the places itself, in the same format.
+Derived from {"; and from captions with place names ".join(params.credits)}.
 """
+
 
 if __name__ == "__main__":
     run_stage("base-model", __doc__, main)

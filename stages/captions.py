@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.param_groups import PLACE_LEVELS, Captions
@@ -34,7 +33,6 @@ SCHEMA = pa.schema(
         ("variants", pa.list_(pa.string())),  # in order of the templates
     ]
 )
-DEFAULT_PLACE = "France"  # for a patch without OpenStreetMap data; all of FLAIR is in France
 SEASONS = ("winter", "spring", "summer", "autumn")  # of three months each, from December
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",
           "October", "November", "December")  # fmt: skip
@@ -68,7 +66,7 @@ def main(params: Params) -> str:
         if patch["split"] != "train":  # metrics must not depend on the random choice
             caption = variants[0]
         rows.append({"patch_id": patch["patch_id"], "caption": caption, "variants": variants})
-    credit = f"{IGN_CREDIT}; place names {OSM_CREDIT}"
+    credit = "; place names ".join(params.credits)
     write_table(CAPTIONS, rows, SCHEMA, credit)
     captions = [row["caption"] for row in rows]
     with (
@@ -79,7 +77,9 @@ def main(params: Params) -> str:
         writer.writerow(["patch_id", "split", "caption"])
         writer.writerows(zip(ids, index["split"], captions, strict=True))
     with atomic_file(ZONES_PAGE) as partial:
-        page = zones_page(index.assign(caption=captions), metadata, credit)
+        page = zones_page(
+            index.assign(caption=captions), metadata, params.dataset_spec.patch_size, credit
+        )
         partial.write_text(page, encoding="utf-8")
     long = sum(len(CLIP_PIECES.findall(caption)) > CLIP_TOKENS for caption in captions)
     return (
@@ -108,9 +108,9 @@ def caption_fields(
     names["nearest_place"] = names.pop("place", "")  # {place} stands for the whole address
     address = list(dict.fromkeys(names[level] for level in stage.place if names.get(level)))
     fields = {level: names.get(level, "") for level in PLACE_LEVELS}
-    fields |= _date_fields(patch.get("date"))
+    fields |= _date_fields(patch.get("date"), patch.get("latitude"))
     return fields | {
-        "place": ", ".join(address) or DEFAULT_PLACE,
+        "place": ", ".join(address) or stage.default_place,
         "classes": ", ".join(_classes(shares, stage)),
         "features": ", ".join(_features(osm, stage.most_features)),
     }
@@ -139,15 +139,17 @@ def _features(osm: dict[str, Any], most: int) -> list[str]:
     return list(dict.fromkeys(features))[:most]
 
 
-def _date_fields(date: Any) -> dict[str, str]:
+def _date_fields(date: Any, latitude: Any) -> dict[str, str]:
+    """Date, month and season; south of the equator seasons are half a year apart."""
     match = re.match(r"(\d{4})-(\d\d)-(\d\d)", date) if isinstance(date, str) else None
     if not match:
         return {"date": "", "month": "", "season": ""}
     month = int(match[2])
+    south = isinstance(latitude, float) and latitude < 0
     return {
         "date": match[0],
         "month": f"{MONTHS[month - 1]} {match[1]}",
-        "season": SEASONS[month % 12 // 3],
+        "season": SEASONS[(month % 12 // 3 + 2 * south) % 4],
     }
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, Image, List, Value
+from numpy.typing import NDArray
 
 from aerialdreams.data.contact_sheet import GAP, image_grid
-from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
-from aerialdreams.data.flair import EPSG, PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.data.credits import OSM_CREDIT
 from aerialdreams.data.images import (
     image_path,
     mask_path,
@@ -41,7 +41,10 @@ SHEET_ROWS = 6  # patches of each split
 SHEET_SIZE = 192  # height and width of a patch on the sheet, pixels
 
 # Columns that are copied from the patch index.
-INDEX_COLUMNS = ("domain", "zone", "origin_x", "origin_y", "longitude", "latitude", "date")
+INDEX_COLUMNS = (
+    *("group", "zone", "crs", "origin_x", "origin_y", "extent", "pixel_size"),
+    *("longitude", "latitude", "date"),
+)
 FEATURES = Features(
     {
         "patch_id": Value("string"),
@@ -49,10 +52,13 @@ FEATURES = Features(
         "mask": Image(),
         "caption": Value("string"),
         "captions": List(Value("string")),
-        "domain": Value("string"),
+        "group": Value("string"),
         "zone": Value("string"),
+        "crs": Value("string"),
         "origin_x": Value("float64"),
         "origin_y": Value("float64"),
+        "extent": Value("float64"),
+        "pixel_size": Value("float64"),
         "longitude": Value("float64"),
         "latitude": Value("float64"),
         "date": Value("string"),
@@ -114,73 +120,90 @@ def _embed(path: Path) -> dict[str, bytes | str]:
 
 def write_sheet(path: Path, rows: pd.DataFrame, classes: list[LandCoverClass]) -> None:
     """Write a contact sheet: for each split, some masks and their images side by side."""
-    grids = []
+    columns: list[NDArray[np.uint8]] = []
     for split in SPLITS:
         chosen = rows.loc[rows["split"] == split, "patch_id"].tolist()
+        if not chosen:
+            continue
         chosen = [chosen[number * len(chosen) // SHEET_ROWS] for number in range(SHEET_ROWS)]
         images = [resize_image(read_image(image_path(name)), SHEET_SIZE) for name in chosen]
         masks = [resize_mask(read_mask(mask_path(name)), SHEET_SIZE) for name in chosen]
-        grids.append(image_grid(masks, [images], classes))
-    gap = np.full((grids[0].shape[0], 4 * GAP, 3), 255, np.uint8)
-    write_image(path, np.hstack([grids[0], gap, grids[1], gap, grids[2]]))
+        grid = image_grid(masks, [images], classes)
+        columns += [grid, np.full((len(grid), 4 * GAP, 3), 255, np.uint8)]
+    write_image(path, np.hstack(columns[:-1]))
 
 
 def card(rows: pd.DataFrame, params: Params) -> str:
     """The dataset card: content, splits, classes, captions, provenance, licence and credits."""
+    spec = params.dataset_spec
+    parts = {split: rows[rows["split"] == split] for split in SPLITS}
     counts = "\n".join(
-        f"| {split} | {len(part)} | {part['domain'].nunique()} |"
-        for split, part in ((split, rows[rows["split"] == split]) for split in SPLITS)
+        f"| {split} | {len(part)} | {part['group'].nunique()} |" for split, part in parts.items()
     )
     try:
         _, *frequencies = csv.reader(FREQUENCIES.read_text(encoding="utf-8").splitlines())
     except FileNotFoundError:
         raise UserError(f"{FREQUENCIES}: not found; run `dvc repro`") from None
     classes = "\n".join(
-        f"| {class_id} | {land_cover.name} | `{land_cover.colour}` | {' | '.join(percentages)} |"
-        for class_id, (land_cover, (_, *percentages)) in enumerate(
-            zip(params.classes, frequencies, strict=True), start=1
-        )
+        f"| {row.id} | {row.name} | `{row.colour}` | {' | '.join(percentages)} |"
+        for row, (_, *percentages) in zip(spec.classes, frequencies, strict=True)
     )
-    examples = "\n".join(f"- {rows[rows['split'] == split]['caption'].iloc[0]}" for split in SPLITS)
+    examples = "\n".join(f"- {part['caption'].iloc[0]}" for part in parts.values() if len(part))
+    crs = ", ".join(sorted({str(name).partition("[")[0] for name in rows["crs"].dropna()}))
+    sizes = " to ".join(dict.fromkeys(f"{f(rows['pixel_size']):g}" for f in (min, max)))
     templates = " or ".join(f"`{' '.join(sentences)}`" for sentences in params.captions.templates)
     hashes = "\n".join(
         f"| `{path}` | {file_md5(path)} |" for path in (INDEX, CAPTIONS, FREQUENCIES)
     )
+    invented = (
+        " AerialDreams drew them in FLAIR's format; they show no real place."
+        if params.raw_patches.source == "sample"
+        else ""
+    )
+    places = (
+        f"- Place names in captions: {OSM_CREDIT}, https://www.openstreetmap.org/copyright. The\n"
+        "  captions are a database derived from OpenStreetMap, and remain under the ODbL.\n"
+        if OSM_CREDIT in params.credits
+        else ""
+    )
+    odbl = "-and-odbl-1.0" if places else ""
     return f"""---
 license: other
-license_name: licence-ouverte-2.0-and-odbl-1.0
-license_link: https://www.etalab.gouv.fr/licence-ouverte-open-licence/
+license_name: {spec.licence}{odbl}
+license_link: {spec.url}
 task_categories: [text-to-image, image-segmentation]
-tags: [aerial, land-cover, FLAIR, OpenStreetMap]
+tags: [aerial, land-cover, AerialDreams]
 size_categories: [{size_category(len(rows))}]
 ---
-# Aerial photographs with land-cover masks and captions
+# {spec.name}: aerial photographs with land-cover masks and captions
 
-Patches of {PATCH_SIZE} x {PATCH_SIZE} pixels of {PIXEL_SIZE} m, in Parquet shards with embedded
-images. `datasets.load_dataset` loads this folder.
+Patches of {spec.patch_size} x {spec.patch_size} pixels of {sizes} m, in Parquet shards with
+embedded images. `datasets.load_dataset` loads this folder.
 
 | column | content |
 |---|---|
-| `patch_id` | the six digits in IGN's file names |
-| `image` | RGB, bands 1 to 3 of FLAIR's image, as PNG |
-| `mask` | paletted PNG: the pixel is the class id, the palette has FLAIR's colours |
+| `patch_id` | of the file names |
+| `image` | RGB, as PNG |
+| `mask` | paletted PNG of class ids, 255 is no class; the palette has their colours |
 | `caption` | where the patch is and what covers it |
 | `captions` | one caption per template, for training |
-| `domain`, `zone` | FLAIR's; a domain is named after its département and year |
-| `origin_x`, `origin_y` | north-west corner in EPSG:{EPSG}, metres |
+| `group`, `zone` | what splits are made of; contiguous patches |
+| `crs` | coordinate reference system: {crs or "unknown"} |
+| `origin_x`, `origin_y`, `extent` | north-west corner, and height and width, in its units |
+| `pixel_size` | on the ground, metres |
 | `longitude`, `latitude` | centre, WGS 84 |
-| `date` | of the photograph; null if IGN does not publish it |
+| `date` | of the photograph; null if unknown |
 
-Splits are by domain, so that no patch has a neighbour in another split.
+Splits are by group.
 
-| split | patches | domains |
+| split | patches | groups |
 |---|---|---|
 {counts}
 
 ## Classes
-Percentages of the pixels of each split, and of FLAIR #1's train split as published by IGN.
+Percentages of the pixels of each split, and those of the train split that the publisher states.
 
-| id | class | colour | train | validation | test | FLAIR #1 |
+| id | class | colour | train | validation | test | published |
 |---|---|---|---|---|---|---|
 {classes}
 
@@ -200,11 +223,8 @@ code, parameters and tiles give the same bytes. MD5 of the inputs:
 {hashes}
 
 ## Credits
-- Images and masks: {IGN_CREDIT}, https://ignf.github.io/FLAIR/. With the source `sample`,
-  AerialDreams drew them in FLAIR's format; they show no real place.
-- Place names in captions: {OSM_CREDIT}, https://www.openstreetmap.org/copyright. The captions are
-  a database derived from OpenStreetMap, and remain under the ODbL.
-"""
+- Images and masks: {spec.credit}{f", {spec.url}" if spec.url else ""}.{invented}
+{places}"""
 
 
 def size_category(count: int) -> str:

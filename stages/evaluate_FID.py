@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation.feature_spaces import (
     Images,
     InceptionFeatures,
@@ -38,6 +39,7 @@ from aerialdreams.generation.outputs import (
     EVALUATED_SPLITS,
     MANIFEST,
     chosen_rows,
+    evaluated_splits,
     extra_rows,
     read_generated,
 )
@@ -70,7 +72,7 @@ def main(params: Params) -> str:
     configure_torch(params.compute.threads, params.compute.deterministic)
     distributed, device = start_processes("stages.evaluate_FID", params.runtime.processes)
     stage, manifest = params.evaluate_fid, read_json(GENERATED / MANIFEST)
-    segmenter = SegmenterFeatures(device)
+    segmenter = SegmenterFeatures(device, class_ids(params.classes))
     inception = load_inception(
         stage.inception_weights,
         stage.inception_sha256,
@@ -87,7 +89,8 @@ def main(params: Params) -> str:
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
-    for split in EVALUATED_SPLITS:
+    splits = evaluated_splits()
+    for split in splits:
         sets, agreements = evaluation_sets(split, generated, segmenter, spaces, params, distributed)
         if not distributed.is_main:
             continue
@@ -96,16 +99,19 @@ def main(params: Params) -> str:
         write_iou(IOU_TABLES[split], report[split])
     if not distributed.is_main:
         return ""
+    for split in set(EVALUATED_SPLITS) - set(splits):
+        write_iou(IOU_TABLES[split], {})
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
     # With these files in MLflow, `aerialdreams compare` needs nothing else.
-    files = [GENERATED / f"{split}.png" for split in EVALUATED_SPLITS]
+    files = [GENERATED / f"{split}.png" for split in splits]
     files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), files)
-    scores = report["validation"]
+    scores = report[splits[0]]
     return (
-        f"validation mIoU {scores['generated']['miou']:.3f} generated, {scores['real']['miou']:.3f}"
-        f" real, {scores['untrained']['miou']:.3f} untrained (N = {scores['generated']['n']});"
+        f"{splits[0]} mIoU {scores['generated']['miou']:.3f} generated,"
+        f" {scores['real']['miou']:.3f} real, {scores['untrained']['miou']:.3f} untrained"
+        f" (N = {scores['generated']['n']});"
         f" FID {'computed' if inception else NOT_COMPUTED}; logged to MLflow run {run}"
     )
 
@@ -236,9 +242,10 @@ def batch_sets(
         predictions = segmenter.predict(batch.images[source])
         for position, ids in zip(positions, predictions, strict=True):
             mask = batch.masks[position]
-            sets[source].matrices.append(confusion(mask, ids))
+            matrix = confusion(mask, ids, segmenter.class_ids.tolist())
+            sets[source].matrices.append(matrix)
             row = {"split": split, "source": source, "patch_id": batch.patch_ids[position]}
-            rows.append(row | {"pixel_accuracy": float((mask == ids).mean())})
+            rows.append(row | {"pixel_accuracy": float(np.trace(matrix) / matrix.sum())})
     for source, image_set in sets.items():
         image_set.add_features(batch.images[source], spaces)
     if batch.extra:
@@ -269,7 +276,7 @@ def write_iou(path: Path, report: dict[str, Any]) -> None:
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", *sources])
-        for name in report["real"]["iou"]:
+        for name in report["real"]["iou"] if report else ():
             scores = [report[source]["iou"].get(name) for source in sources]
             writer.writerow([name, *("" if iou is None else f"{iou:.6f}" for iou in scores)])
 

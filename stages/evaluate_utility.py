@@ -26,6 +26,7 @@ from aerialdreams.data.dataset import (
     read_patches,
 )
 from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation.metrics import (
     agreement,
     agreement_resamples,
@@ -70,7 +71,8 @@ def main(params: Params) -> str:
     unfinished = work_folder(scratch_dir(), "evaluate-utility", identity)
     with distributed.shared_folder(unfinished) as work:
         # All training sets have the same masks, and so the same class weights.
-        weights = class_weights(real.mask(row) for row in range(len(real)))
+        masks = (real.mask(row) for row in range(len(real)))
+        weights = class_weights(masks, class_ids(params.classes))
         models = train_own(training_sets, weights, work, params, distributed, device)
         matrices = distributed.gather(
             list(confusion_matrices(models, params, distributed, device).items())
@@ -133,7 +135,7 @@ def train_own(
         settings = SegmenterSettings(
             seed=segmenter.seed + 1 + index,
             channels=segmenter.channels,
-            num_classes=len(params.classes),
+            class_ids=class_ids(params.classes),
             steps=params.evaluate_utility.steps,
             batch_size=segmenter.batch_size,
             learning_rate=segmenter.learning_rate,
@@ -187,7 +189,7 @@ def confusion_matrices(
         device: where the segmenters are.
 
     Returns:
-        Confusion matrices of each segmenter, (images, 19, 19).
+        Confusion matrices of each segmenter, (images, classes, classes).
     """
     size = params.image_size
 
@@ -199,13 +201,15 @@ def confusion_matrices(
     if distributed.is_main:
         total = -(-count_patches("test") // BATCH)
         batches = progress(batches, "test images segmented", "batches", total)
+    ids = class_ids(params.classes)
     for batch in batches:
         images, masks = zip(*batch, strict=True)
         inputs = images_to_tensor(np.stack(images)).to(device)
         for key, model in models.items():
-            predicted = (model(inputs).argmax(1).cpu().numpy() + 1).astype(np.uint8)
+            predicted = np.array(ids, np.uint8)[model(inputs).argmax(1).cpu().numpy()]
             matrices[key] += [
-                confusion(mask, ids) for mask, ids in zip(masks, predicted, strict=True)
+                confusion(mask, prediction, ids)
+                for mask, prediction in zip(masks, predicted, strict=True)
             ]
     return {key: np.array(values) for key, values in matrices.items()}
 
@@ -214,7 +218,7 @@ def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[
     """Metrics of each training set. The intervals cover both test images and seeds.
 
     Args:
-        matrices: confusion matrices by the name of the training set, (seeds, images, 19, 19).
+        matrices: confusion matrices by training set, (seeds, images, classes, classes).
         names: names of the classes, in order of their ids.
     """
     report: dict[str, Any] = {}

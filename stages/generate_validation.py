@@ -2,8 +2,8 @@
 
 Reads   models/controlnet/, models/base/, data/dataset/ (masks and captions of validation and test)
 Writes  data/generated/{validation,test}/
-          generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch;
-                         DOMAIN-ZONE.vrt shows all images of a zone as one
+          generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch, if it has
+                         one; GROUP-ZONE.vrt shows all images of a zone as one
           sample-2/ ...  the same from other noise, if samples is above 1
           style-1/ ...   the same with a phrase of `styles` added to the caption
           untrained/     by the ControlNet before its first training step
@@ -21,29 +21,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from affine import Affine
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 
 from aerialdreams.data.contact_sheet import image_grid
-from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.dataset import (
     Patch,
+    Square,
     evenly_spaced,
     read_patches,
     read_zones,
     stack_patches,
 )
-from aerialdreams.data.flair import EPSG, PATCH_SIZE, PIXEL_SIZE
-from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.images import read_image, resize_mask, write_image
 from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import (
-    EVALUATED_SPLITS,
     MANIFEST,
     chosen_rows,
+    evaluated_splits,
     extra_rows,
 )
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
@@ -60,8 +56,6 @@ from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import configure_torch, inference_autocast
-
-CREDITS = [f"Masks: {IGN_CREDIT}", f"Place names in captions: {OSM_CREDIT}"]
 
 
 class Output(NamedTuple):
@@ -95,7 +89,8 @@ class Models(NamedTuple):
 def main(params: Params) -> str:
     configure_torch(params.compute.threads, params.compute.deterministic)
     distributed, device = start_processes("stages.generate_validation", params.runtime.processes)
-    stage, models = params.generate_validation, load_models(params, device)
+    stage, splits = params.generate_validation, evaluated_splits()
+    models = load_models(params, device)
     decisive = [
         *(stage, params.image_size, params.inference_precision, params.compute, params.classes),
         models.hashes,
@@ -106,7 +101,7 @@ def main(params: Params) -> str:
         distributed.shared_folder(resumable_folder(GENERATED, scratch_dir(), key)) as folder,
         inference_autocast(device, params.inference_precision),
     ):
-        for split in EVALUATED_SPLITS:
+        for split in splits:
             rows = chosen_rows(split, stage.masks)
             counts[split] = len(rows)
             # Batches are the same for any number of ranks, and so are the images' bytes.
@@ -119,10 +114,10 @@ def main(params: Params) -> str:
                 generate_outputs(folder / split, batch, models, params)
         distributed.barrier()
         if distributed.is_main:
-            for split in EVALUATED_SPLITS:
+            for split in splits:
                 write_sheet(folder, split, params)
-            write_manifest(folder, models, stage, counts)
-            write_vrts(folder)
+            write_manifest(folder, models, params, counts)
+            write_vrts(folder, splits)
     by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
     return (
         f"images for {sum(counts.values())} masks generated ({by_split}),"
@@ -210,60 +205,69 @@ def generate_outputs(folder: Path, batch: list[Output], models: Models, params: 
     )
     for output, path, image in zip(batch, paths, images, strict=False):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if stage.geotiff and trained:
-            write_geotiffs(folder, output, image, models, params)
+        if stage.geotiff and trained and output.patch.square:
+            write_geotiffs(folder, output, output.patch.square, image, models, params)
         write_image(path, image)
 
 
 def write_geotiffs(
-    folder: Path, output: Output, image: NDArray[np.uint8], models: Models, params: Params
+    folder: Path,
+    output: Output,
+    square: Square,
+    image: NDArray[np.uint8],
+    models: Models,
+    params: Params,
 ) -> None:
     """Write an image, and once its mask, as GeoTIFFs with the georeference of the patch."""
     patch, request = output.patch, output.request
-    pixel = PIXEL_SIZE * PATCH_SIZE / len(image)
-    reference = GeoReference(
-        Affine(pixel, 0, patch.origin[0], 0, -pixel, patch.origin[1]), CRS.from_epsg(EPSG)
-    )
+    reference, credits = square.reference(len(image)), credit_lines(params)
     tags = {
         "SYNTHETIC": "YES",
         "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
         "PROMPT": request.prompt,
         "SEED": f"{params.generate_validation.seed} {request.noise_key}",
         "CONTROLNET_MD5": models.hashes["controlnet_md5"],
-        "CREDITS": "; ".join(CREDITS),
+        "CREDITS": "; ".join(credits),
     }
     name = f"IMG_{patch.patch_id}.tif"
     write_geotiff(folder / output.folder / name, image, reference, tags)
     if output.folder == "generated":
         path = folder / "masks" / name.replace("IMG", "MSK")
-        write_geotiff(path, request.mask, reference, {"CREDITS": CREDITS[0]}, params.classes)
+        write_geotiff(path, request.mask, reference, {"CREDITS": credits[0]}, params.classes)
 
 
-def write_manifest(
-    folder: Path, models: Models, stage: GenerateValidation, counts: dict[str, int]
-) -> None:
+def credit_lines(params: Params) -> list[str]:
+    """What masks and captions derive from."""
+    return [
+        f"{what}: {credit}"
+        for what, credit in zip(("Masks", "Place names in captions"), params.credits, strict=False)
+    ]
+
+
+def write_manifest(folder: Path, models: Models, params: Params, counts: dict[str, int]) -> None:
     """Write what the images were made with."""
+    stage = params.generate_validation
     manifest = {
         "synthetic": True,
         **models.hashes,
         "params": stage.model_dump(mode="json") | asdict(models.sampling),
         "images": counts,
-        "credits": CREDITS,
+        "credits": credit_lines(params),
     }
     write_json(folder / MANIFEST, manifest)
 
 
-def write_vrts(folder: Path) -> None:
+def write_vrts(folder: Path, splits: list[str]) -> None:
     """Write a VRT for each zone and kind of image."""
-    for split in EVALUATED_SPLITS:
+    for split in splits:
         zones = read_zones(split)
         for kind in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
             prefix = "MSK" if kind.name == "masks" else "IMG"
-            for (domain, zone), ids in zones.items():
+            for (group, zone), ids in zones.items():
                 files = [kind / f"{prefix}_{patch_id}.tif" for patch_id in ids]
                 files = [path for path in files if path.exists()]
                 if files:
-                    write_vrt(kind / f"{domain}-{zone}.vrt", files)
+                    write_vrt(kind / f"{group}-{zone}.vrt", files)
 
 
 def write_sheet(folder: Path, split: str, params: Params) -> None:

@@ -1,12 +1,13 @@
 """osm-metadata: each patch's commune, nearest road and place, and features, from OpenStreetMap.
 
-Reads   data/patches.parquet; an extract (.osm.pbf) or an Overpass server
+Reads   data/patches.parquet; an extract (.osm.pbf), an Overpass server, or nothing
 Writes  data/osm_metadata.parquet, see SCHEMA; null where OpenStreetMap has nothing
         data/osm_answers/, the server's responses, so that a zone is requested only once
 
 Contains information from OpenStreetMap, © OpenStreetMap contributors, ODbL 1.0.
 """
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from aerialdreams.data.credits import OSM_CREDIT
+from aerialdreams.data.flair import DOMAIN
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.features import LEVELS
-from aerialdreams.osm.join import locate, name_levels
+from aerialdreams.osm.join import empty_row, locate, name_levels
 from aerialdreams.osm.overpass import Overpass
 from aerialdreams.osm.zones import SearchRadius, zones_of
 from aerialdreams.params import Params
@@ -30,7 +32,7 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table
 
 LICENCE = f"""\
-Answers of an Overpass server, one gzipped JSON for each zone, named by domain, zone and a hash of
+Answers of an Overpass server, one gzipped JSON for each zone, named by group, zone and a hash of
 server and query. They are made by the stage osm-metadata where osm_metadata.backend is overpass.
 
 {OSM_CREDIT} (https://opendatacommons.org/licenses/odbl/1-0/).
@@ -73,30 +75,33 @@ COUNTED = ("commune", "road", "place")  # columns in the summary line
 
 def main(params: Params) -> str:
     stage, index = params.osm_metadata, read_index()
-    zones = zones_of(index)
+    zones = [] if stage.backend == "none" else zones_of(index)
     responses = collect_responses(scratch_dir() / OSM_ANSWERS.name)
     radius = SearchRadius(stage.max_road_distance, stage.max_place_distance)
-    source: Extract | Overpass
-    if stage.backend == "overpass":
+    source: Extract | Overpass | None = None
+    if not zones:
+        pass
+    elif stage.backend == "overpass":
         server = stage.overpass
         source = Overpass(server.server, server.user_agent, server.pause, radius, responses)
     else:
         source = Extract(Path(stage.extract), [zone for zone, _ in zones], radius)
     zone_rows, empty, cut = [], [], set[str]()
     for zone, patches in progress(zones, "zones located", "zones", len(zones)):
+        assert source
         features = source.read_zone(zone)
-        zone_rows.append((locate(patches, features, radius), features.boundaries))
+        zone_rows.append((locate(patches, features, radius, zone.metre), features.boundaries))
         cut.update(features.cut)
         if features.empty:
             empty.append(str(zone))
-    if len(empty) == len(zones):
+    if zones and len(empty) == len(zones):
         raise UserError(
             f"osm_metadata.backend {stage.backend}: has no data for any zone, the first is"
             f" {empty[0]}; use data that covers the zones"
         )
     name_levels(zone_rows)
     row_of = {row["patch_id"]: row for rows, _ in zone_rows for row in rows}
-    rows = [row_of[patch_id] for patch_id in index["patch_id"]]
+    rows = [row_of.get(patch_id) or empty_row(patch_id) for patch_id in index["patch_id"]]
     for row in rows:
         row["backend"] = stage.backend
         row["missing"] = [level for level in EVERYWHERE if row.get(level) is None]
@@ -105,7 +110,7 @@ def main(params: Params) -> str:
     if isinstance(source, Overpass):
         requests = f"; {source.requests} requests, {source.split} zones split into quarters"
         used = source.used
-    else:
+    elif source:
         cut |= source.cut
     with atomic_folder(OSM_ANSWERS) as folder:
         (folder / "README.md").write_text(LICENCE, encoding="utf-8")
@@ -115,7 +120,7 @@ def main(params: Params) -> str:
         f"{len(rows)} patches in {len(zones)} zones located, {_counts(rows)}{requests}"
         + _warning("zones without OpenStreetMap data", empty)
         + _warning("boundaries with gaps left out", sorted(cut))
-        + _warning("départements that differ from the domain's", _mismatches(rows, index["domain"]))
+        + _warning("départements that differ from the domain's", _mismatches(rows, index["group"]))
         + _warning("dates of OpenStreetMap data", _different_dates(rows))
     )
 
@@ -138,19 +143,19 @@ def _counts(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{count} with a {key}" for key, count in counts.items())
 
 
-def _mismatches(rows: list[dict[str, Any]], domains: Iterable[str]) -> list[str]:
-    """Where OSM's département is not the domain's: the name D006_2020 implies 06."""
+def _mismatches(rows: list[dict[str, Any]], groups: Iterable[str]) -> list[str]:
+    """Where OSM's département is not that of FLAIR's domain: the name D006_2020 implies 06."""
     mismatches = set()
-    for row, domain in zip(rows, domains, strict=True):
+    for row, domain in zip(rows, groups, strict=True):
         expected = domain[1:4].removeprefix("0")
-        if row["departement_code"] not in (None, expected):
+        if re.fullmatch(DOMAIN, domain) and row.get("departement_code") not in (None, expected):
             mismatches.add(f"{domain} in {row['departement_code']}")
     return sorted(mismatches)
 
 
 def _different_dates(rows: list[dict[str, Any]]) -> list[str]:
     """The dates of the zones' data, if there are several."""
-    dates = sorted({row["timestamp"][:10] for row in rows if row["timestamp"]})
+    dates = sorted({row["timestamp"][:10] for row in rows if row.get("timestamp")})
     return dates if len(dates) > 1 else []
 
 

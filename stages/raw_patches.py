@@ -1,4 +1,4 @@
-"""raw-patches: the source tiles, in FLAIR's own layouts.
+"""raw-patches: the source tiles, one image and one mask per patch.
 
 Reads   by raw_patches.source
           sample   nothing: a small invented world is drawn from a seed
@@ -6,24 +6,30 @@ Reads   by raw_patches.source
           full     all of FLAIR #1, 77,412 patches, from IGN's storage
           domains  some domains of FLAIR #1, from its Hugging Face release
           folder   FLAIR in raw_patches.folder: linked, never copied or changed
+          pairs    rasters of images and masks in raw_patches.folder: cut into patches
 Writes  data/raw/, with IMG_nnnnnn.tif and MSK_nnnnnn.tif in folders that name domain and zone,
-        flair-1_metadata_aerial.json, and sources.json: source, archives and their sha256.
+        metadata as JSON, and sources.json: source, archives and their sha256.
         With source sample also sample.osm.pbf, the same ground as OpenStreetMap data
 
 IGN's archives are kept in raw_patches.downloads, those of the hub in the hub's cache.
 """
 
 import os
+import re
 import shutil
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from aerialdreams.data.cutting import Cut, CutSettings, cut_pair
 from aerialdreams.data.flair import METADATA, PATCH_FOLDERS, PATCH_NAME, PATCH_NAME_HINT
-from aerialdreams.data.metadata import read_metadata
+from aerialdreams.data.metadata import CUT_METADATA, read_metadata
+from aerialdreams.data.pairs import RasterPair, match_files, read_pair_table
 from aerialdreams.errors import UserError
 from aerialdreams.param_groups import RawPatches
 from aerialdreams.params import Params
@@ -36,6 +42,7 @@ from aerialdreams.util.files import (
     atomic_file,
     atomic_folder,
     fingerprint,
+    read_json,
     refuse_overlap,
     write_json,
 )
@@ -56,6 +63,8 @@ STORED = {
         "flair-1_metadata_aerial.zip",
     ],
 }
+DONE = ".cut"  # what became of each raster, while they are cut
+TILE_NAME = re.compile(r"(IMG|MSK)_.+\.tif")
 MEMBERS = 500  # files of an archive that a worker unpacks at a time
 
 
@@ -73,6 +82,8 @@ def main(params: Params) -> str:
         return draw_sample(params)
     if stage.source == "folder":
         return link_folder(Path(stage.folder))
+    if stage.source == "pairs":
+        return cut_pairs(params)
     archives = hub_archives(stage) if stage.source == "domains" else storage_archives(stage)
     hashes = {path.name: sha256 for path, sha256 in archives}
     origin: dict[str, Any] = {"source": stage.source, "files": hashes}
@@ -283,6 +294,86 @@ def link_folder(source: Path) -> str:
     return f"{len(tiles)} tiles of {len(domains)} domains in {source} linked"
 
 
+def cut_pairs(params: Params) -> str:
+    """Cut the rasters in raw_patches.folder into patches; a killed run resumes with the others.
+
+    Raises:
+        UserError: files are missing, cannot be read, or do not fit each other or the dataset spec.
+    """
+    stage, spec = params.raw_patches, params.dataset_spec
+    source, options = Path(stage.folder), stage.pairs
+    if not source.is_dir():
+        raise UserError(f"raw_patches.folder: {stage.folder!r} is not a folder; name your rasters'")
+    pairs, alone = list_pairs(source, stage)
+    for path in (source, *(path for pair in pairs for path in (pair.image, pair.mask))):
+        refuse_overlap("raw_patches.folder", path, RAW)
+    settings = CutSettings(
+        spec,
+        options.stride or spec.patch_size,
+        options.least_valid,
+        options.max_off_palette,
+        options.warp,
+    )
+    states = [
+        (str(p), p.stat().st_size, p.stat().st_mtime) for x in pairs for p in (x.image, x.mask)
+    ]
+    key = fingerprint([spec, stage, states], __file__, [])
+    with resumable_folder(RAW, scratch_dir(), key) as folder:
+        cuts = parallel_map(
+            partial(cut_once, folder, settings),
+            pairs,
+            len(pairs),
+            "rasters cut",
+            workers=params.runtime.workers,
+            scheduler=params.runtime.scheduler,
+            unit="rasters",
+        )
+        metadata: dict[str, Any] = {}
+        skipped, notes = 0, list[str]()
+        for cut in cuts:
+            metadata |= cut.patches
+            skipped += cut.skipped
+            notes += cut.notes
+        if not metadata:
+            raise UserError(
+                f"{source}: none of {skipped} patches has enough pixels with data and a class; see"
+                " raw_patches.pairs.least_valid and dataset_spec"
+            )
+        write_json(folder / CUT_METADATA, metadata)
+        write_json(folder / ORIGIN, {"source": "pairs", "rasters": [pair.name for pair in pairs]})
+        shutil.rmtree(folder / DONE)
+    for note in notes:
+        print(note, file=sys.stderr)
+    missing = f"; {len(alone)} images without mask, such as {alone[0]}" if alone else ""
+    return (
+        f"{len(metadata)} patches cut from {len(pairs)} rasters, {skipped} skipped for few valid"
+        f" pixels{missing}"
+    )
+
+
+def list_pairs(source: Path, stage: RawPatches) -> tuple[list[RasterPair], list[Path]]:
+    """The pairs of rasters, and the images without mask."""
+    options = stage.pairs
+    if options.table:
+        return read_pair_table(source / options.table, source), []
+    return match_files(
+        source / options.images,
+        source / options.masks,
+        options.image_pattern,
+        options.mask_pattern,
+    )
+
+
+def cut_once(folder: Path, settings: CutSettings, pair: RasterPair) -> Cut:
+    """Cut a pair of rasters, unless a killed run has already."""
+    record = folder / DONE / f"{pair.name}.json"
+    if record.exists():
+        return Cut(**read_json(record))
+    cut = cut_pair(pair, folder, settings)
+    write_json(record, cut._asdict())
+    return cut
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Files in a folder and its folders, sorted; links to folders are followed, each folder once.
 
@@ -314,11 +405,11 @@ def refuse_foreign_files() -> None:
         raise UserError(f"{RAW}: is a link; remove it, and name your tiles in raw_patches.folder")
     if not RAW.is_dir() or not any(RAW.iterdir()):
         return
-    known = (ORIGIN, METADATA, SAMPLE_EXTRACT)
+    known = (ORIGIN, METADATA, CUT_METADATA, SAMPLE_EXTRACT)
     foreign = [
         path
         for path in files_below(RAW)
-        if path.name not in known and not PATCH_NAME.fullmatch(path.name)
+        if path.name not in known and not TILE_NAME.fullmatch(path.name)
     ]
     if foreign or not (RAW / ORIGIN).exists():
         raise UserError(

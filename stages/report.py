@@ -15,12 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
 from aerialdreams.data.dataset import Patch, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.data.land_cover import LandCoverClass, mask_to_rgb
 from aerialdreams.errors import UserError
-from aerialdreams.generation.outputs import EVALUATED_SPLITS, MANIFEST, read_generated
+from aerialdreams.generation.outputs import MANIFEST, evaluated_splits, read_generated
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import (
     AGREEMENT,
@@ -119,18 +118,17 @@ def main(params: Params) -> str:
     manifest = read_json(GENERATED / MANIFEST)
     evaluation = read_json(EVALUATION)
     agreement = read_table(AGREEMENT)
-    splits = [
-        split_section(split, evaluation[split], agreement, params) for split in EVALUATED_SPLITS
-    ]
+    names = evaluated_splits()
+    splits = [split_section(split, evaluation[split], agreement, params) for split in names]
     page = render(
         "report.html",
         title="AerialDreams: evaluation report",
-        lead=lead(evaluation["validation"]),
+        lead=lead(evaluation[names[0]]),
         splits=splits,
         utility=utility_rows(read_json(UTILITY)),
         curves=[read_curve(title, path) for title, path in CURVES.items()],
         provenance=provenance(manifest, params),
-        credits=[IGN_CREDIT, OSM_CREDIT],
+        credits=params.credits,
     )
     with atomic_file(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")

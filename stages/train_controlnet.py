@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from aerialdreams.data.dataset import load_evenly_spaced
-from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
+from aerialdreams.data.dataset import load_evenly_spaced, median_pixel_size
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.params import Params, flatten
@@ -203,10 +202,15 @@ def save(training: Training) -> None:
         loss, validation = training.losses.means()[-1][1], training.validation.values[-1][1]
         card = controlnet_card(params, loss, validation)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        pixel_size = PIXEL_SIZE * PATCH_SIZE / params.image_size
-        ModelInfo(params.image_size, pixel_size, training.conditioning, sampling_of(params)).save(
-            folder
-        )
+        spec = params.dataset_spec
+        ModelInfo(
+            image_size=params.image_size,
+            pixel_size=median_pixel_size() * spec.patch_size / params.image_size,
+            conditioning=training.conditioning,
+            sampling=sampling_of(params),
+            ignored=tuple(spec.ignored),
+            credit=spec.credit,
+        ).save(folder)
     write_curve(CONTROLNET_LOSSES, training.losses.means())
     write_curve(CONTROLNET_VALIDATION_LOSSES, training.validation.values)
 

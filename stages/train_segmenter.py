@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aerialdreams.data.credits import IGN_CREDIT
 from aerialdreams.data.images import (
     image_path,
     mask_path,
@@ -21,6 +20,8 @@ from aerialdreams.data.images import (
     resize_mask,
 )
 from aerialdreams.data.index import read_index
+from aerialdreams.data.land_cover import class_ids
+from aerialdreams.data.spec import DatasetSpec
 from aerialdreams.models.ign_segmenter import WEIGHTS_FILE, IgnSegmenter
 from aerialdreams.params import Params
 from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
@@ -47,7 +48,7 @@ def main(params: Params) -> str:
     settings = SegmenterSettings(
         seed=stage.seed,
         channels=stage.channels,
-        num_classes=len(params.classes),
+        class_ids=class_ids(params.classes),
         steps=stage.steps,
         batch_size=stage.batch_size,
         learning_rate=stage.learning_rate,
@@ -60,7 +61,7 @@ def main(params: Params) -> str:
     with work_folder(scratch_dir(), "train-segmenter", identity) as work:
         model, losses = train_segmenter(
             patches,
-            class_weights(masks),
+            class_weights(masks, settings.class_ids),
             settings,
             work,
             params.runtime.checkpoint_every,
@@ -69,7 +70,7 @@ def main(params: Params) -> str:
         )
         with atomic_folder(SEGMENTER) as folder:
             model.save(folder)
-            (folder / "README.md").write_text(CARD, encoding="utf-8")
+            (folder / "README.md").write_text(card(params.dataset_spec), encoding="utf-8")
         write_curve(SEGMENTER_LOSSES, losses.means())
     size = sum(p.numel() for p in model.parameters()) / 1e6
     return (
@@ -121,22 +122,26 @@ class TrainPatches(SegmentationPatches):
         return (self.mask(row) for row in range(len(self)))
 
 
-CARD = f"""---
+def card(spec: DatasetSpec) -> str:
+    """The card of a judge that was trained here."""
+    return f"""---
 license: other
+license_name: {spec.licence}
 ---
 # A land-cover segmenter
 
-Trained by AerialDreams to judge generated images. Derived from {IGN_CREDIT}; with the sample
-source the images are drawn by AerialDreams in FLAIR's shape.
+Trained by AerialDreams to judge generated images. Derived from {spec.credit}
 """
 
-IGN_CARD = f"""---
+
+IGN_CARD = """---
 license: etalab-2.0
 ---
 # IGN's land-cover segmenter
 
-`IGNF/FLAIR-INC_rgb_15cl_resnet34-unet`, {IGN_CREDIT}: its weights as they were published, in
-safetensors. It has learnt from FLAIR's train and validation patches: believe its test scores.
+`IGNF/FLAIR-INC_rgb_15cl_resnet34-unet`, © IGN, Licence Ouverte 2.0 (Etalab): its weights as they
+were published, in safetensors. It has learnt from FLAIR's train and validation
+patches: believe its test scores.
 """
 
 if __name__ == "__main__":

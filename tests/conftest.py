@@ -113,7 +113,7 @@ def copy_raw(source: Path, workdir: Path) -> Path:
 @pytest.fixture
 def indexed(raw: Path, params: Params) -> Params:
     """The three invented patches, one in each split, indexed."""
-    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
+    domains = {"validation_groups": ["D004_2021"], "test_groups": ["D051_2019"]}
     three = changed(params, patch_index=domains)
     patch_index.main(three)
     return three

@@ -63,7 +63,8 @@ def sampling_of(params: Params, **values: object) -> Sampling:
 def info_of(params: Params) -> ModelInfo:
     """What train-controlnet saves beside the weights."""
     pixel_size = PIXEL_SIZE * PATCH_SIZE / params.image_size
-    return ModelInfo(params.image_size, pixel_size, conditioning_of(params), sampling_of(params))
+    conditioning, sampling = conditioning_of(params), sampling_of(params)
+    return ModelInfo(params.image_size, pixel_size, conditioning, sampling, (), "FLAIR #1 © IGN")
 
 
 def new_model(params: Params, base: StableDiffusion) -> ControlledUNet:

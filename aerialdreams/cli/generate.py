@@ -30,9 +30,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("mask", type=Path, help="class ids or colours")
-    parser.add_argument(
-        "--prompt", type=text, default="Aerial view of France.", help="what the image shows"
-    )
+    parser.add_argument("--prompt", type=text, default="Aerial view.", help="what the image shows")
     parser.add_argument(
         "--negative-prompt",
         type=text,
@@ -132,7 +130,6 @@ def run(args: argparse.Namespace) -> str:
     """
     import numpy as np
 
-    from aerialdreams.data.credits import IGN_CREDIT
     from aerialdreams.data.images import write_image
     from aerialdreams.data.mask_files import UserMask, read_user_mask, resample_mask
     from aerialdreams.data.rasters import write_geotiff
@@ -140,7 +137,9 @@ def run(args: argparse.Namespace) -> str:
     from aerialdreams.util.files import dvc_md5
 
     info = ModelInfo.load(args.controlnet)
-    mask: UserMask = read_user_mask(args.mask, list(info.conditioning.classes), args.off_palette)
+    mask: UserMask = read_user_mask(
+        args.mask, info.conditioning.classes, args.off_palette, info.ignored
+    )
     pixel_size = _pixel_size(args, mask, info.pixel_size)
     output = _output(args, has_georeference=mask.georeference is not None)
     for note in _notes(mask):
@@ -175,7 +174,7 @@ def run(args: argparse.Namespace) -> str:
             "PROMPT": args.prompt,
             "SEED": str(args.seed),
             "CONTROLNET_MD5": dvc_md5(args.controlnet),
-            "CREDITS": f"Model trained on {IGN_CREDIT}",
+            "CREDITS": f"Model trained on {info.credit}",
         }
         write_geotiff(output, image, mask.georeference, tags)
     else:
@@ -194,7 +193,7 @@ def _pixel_size(args: argparse.Namespace, mask: Any, model_pixel_size: float) ->
         except NotSquareError as error:
             raise UserError(
                 f"{args.mask}: {error}; warp it to a projection in metres first, such as `gdalwarp"
-                " -t_srs EPSG:2154 -r near` for France"
+                " -t_srs EPSG:2154 -r near` in France"
             ) from None
     if args.pixel:
         return float(args.pixel)

@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> str:
         UserError: licence, credits or files are missing, or the hub rejects the token.
         WorkError: the hub cannot be reached.
     """
+    from aerialdreams.params import load_params
     from aerialdreams.pipeline.publish import publish
 
-    return publish(args.kind, args.repo, args.private, args.revision, args.dry_run)
+    credits = load_params().credits
+    return publish(args.kind, args.repo, args.private, args.revision, args.dry_run, credits)

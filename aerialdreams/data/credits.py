@@ -1,4 +1,3 @@
-"""Credits that everything derived from FLAIR or OpenStreetMap must carry."""
+"""The credit that everything derived from OpenStreetMap must carry; datasets name their own."""
 
-IGN_CREDIT = "FLAIR #1 © IGN, Licence Ouverte 2.0 (Etalab)"
 OSM_CREDIT = "© OpenStreetMap contributors, ODbL 1.0"

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.crs import CRS
 
+from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.data.index import SPLITS
 from aerialdreams.errors import UserError
 from aerialdreams.paths import DATASET
 
@@ -25,8 +29,30 @@ if TYPE_CHECKING:
 # The columns that `Patch` needs; stages/dataset.py writes some more.
 COLUMNS = [
     *("patch_id", "image", "mask", "caption", "captions"),
-    *("domain", "zone", "origin_x", "origin_y"),
+    *("group", "zone", "crs", "origin_x", "origin_y", "extent", "pixel_size"),
 ]
+
+
+class Square(NamedTuple):
+    """The square of a patch.
+
+    Attributes:
+        crs: EPSG code or WKT; None if the image has a transform, but no CRS.
+        x: of the north-west corner, in the CRS's units.
+        y: of the north-west corner.
+        extent: height and width.
+    """
+
+    crs: str | None
+    x: float
+    y: float
+    extent: float
+
+    def reference(self, size: int) -> GeoReference:
+        """The georeference of the square as an image of `size` x `size` pixels."""
+        pixel = self.extent / size
+        crs = CRS.from_user_input(self.crs) if self.crs else None
+        return GeoReference(Affine(pixel, 0, self.x, 0, -pixel, self.y), crs)
 
 
 @dataclass(frozen=True)
@@ -34,12 +60,13 @@ class Patch:
     """One row of the dataset.
 
     Attributes:
-        patch_id: six digits.
+        patch_id: unique in the dataset.
         caption: the patch's caption.
         captions: one caption per template.
-        domain: its domain's name.
-        zone: its zone's name, unique within the domain.
-        origin: x and y of the north-west corner in the dataset's CRS (see `data.flair`), metres.
+        group: what its split is made of; a domain in FLAIR.
+        zone: its zone's name, unique within the group.
+        square: its square on the ground; None without georeference.
+        pixel_size: of the image on the ground, metres.
         image_png: the image, undecoded.
         mask_png: the mask, undecoded.
     """
@@ -47,9 +74,10 @@ class Patch:
     patch_id: str
     caption: str
     captions: list[str]
-    domain: str
+    group: str
     zone: str
-    origin: tuple[float, float]
+    square: Square | None
+    pixel_size: float
     image_png: bytes = field(repr=False)
     mask_png: bytes = field(repr=False)
 
@@ -89,7 +117,8 @@ def shard_paths(split: str, folder: Path = DATASET) -> list[Path]:
     paths = sorted((folder / "data").glob(f"{split}-*.parquet"))
     if not paths:
         raise UserError(
-            f"{folder}: no {split} shards; run `dvc repro dataset` or `dvc pull dataset`"
+            f"{folder}: no {split} shards; assign groups to the {split} split in patch_index, or"
+            " get the dataset with `dvc repro dataset` or `dvc pull dataset`"
         )
     return paths
 
@@ -130,6 +159,11 @@ def count_patches(split: str, folder: Path = DATASET) -> int:
     return sum(_num_rows(path) for path in shard_paths(split, folder))
 
 
+def splits_of(folder: Path = DATASET) -> list[str]:
+    """The splits of a dataset that have patches, in the order train, validation, test."""
+    return [split for split in SPLITS if any((folder / "data").glob(f"{split}-*.parquet"))]
+
+
 def evenly_spaced(count: int, total: int) -> list[int]:
     """`count` of the numbers 0 to total - 1, spread evenly; all of them if count is 0 or larger."""
     count = min(count or total, total)
@@ -152,12 +186,22 @@ def read_captions(path: Path) -> list[str]:
 
 
 def read_zones(split: str, folder: Path = DATASET) -> dict[tuple[str, str], list[str]]:
-    """Patch ids by (domain, zone) of a split, without reading its images."""
+    """Patch ids by (group, zone) of a split, without reading its images."""
     zones: dict[tuple[str, str], list[str]] = {}
     for path in shard_paths(split, folder):
-        for row in _read_rows(path, ["patch_id", "domain", "zone"]):
-            zones.setdefault((row["domain"], row["zone"]), []).append(row["patch_id"])
+        for row in _read_rows(path, ["patch_id", "group", "zone"]):
+            zones.setdefault((row["group"], row["zone"]), []).append(row["patch_id"])
     return zones
+
+
+def median_pixel_size(folder: Path = DATASET) -> float:
+    """The median size of the train split's pixels on the ground, metres."""
+    sizes = [
+        row["pixel_size"]
+        for path in shard_paths("train", folder)
+        for row in _read_rows(path, ["pixel_size"])
+    ]
+    return float(np.median(sizes))
 
 
 def _num_rows(path: Path) -> int:
@@ -169,9 +213,12 @@ def _to_patch(row: dict[str, Any]) -> Patch:
         patch_id=row["patch_id"],
         caption=row["caption"],
         captions=row["captions"],
-        domain=row["domain"],
+        group=row["group"],
         zone=row["zone"],
-        origin=(row["origin_x"], row["origin_y"]),
+        square=None
+        if row["extent"] is None
+        else Square(row["crs"], row["origin_x"], row["origin_y"], row["extent"]),
+        pixel_size=row["pixel_size"],
         image_png=row["image"]["bytes"],
         mask_png=row["mask"]["bytes"],
     )

@@ -1,19 +1,16 @@
-"""FLAIR #1's numbers and names (https://ignf.github.io/FLAIR/); no other module repeats them."""
+"""FLAIR #1's numbers and names (https://ignf.github.io/FLAIR/), for its sources and the sample."""
 
 import re
 
-CLASS_COUNT = 19  # class ids are 1 to 19; masks with other values are rejected
 PATCH_SIZE = 512  # height and width of a patch, pixels
 PIXEL_SIZE = 0.2  # metres
 PATCH_EXTENT = PATCH_SIZE * PIXEL_SIZE  # height and width of a patch, metres
-BANDS = 5  # red, green, blue, near infrared, height above ground
-EPSG = 2154  # RGF93 v1 / Lambert-93; axes in metres
-
-# Percent of the pixels of the train split, by class id, as published by IGN.
-TRAIN_PERCENTAGES = (
-    *(8.14, 8.25, 13.72, 3.47, 4.88, 2.74, 15.38, 6.95, 3.13, 17.84),
-    *(10.98, 3.88, 0.03, 0.15, 0.15, 0.05, 0.01, 0.12, 0.14),
-)
+CLASS_NAMES = (
+    *("building", "pervious surface", "impervious surface", "bare soil", "water", "coniferous"),
+    *("deciduous", "brushwood", "vineyard", "herbaceous vegetation", "agricultural land"),
+    *("plowed land", "swimming pool", "snow", "clear cut", "mixed", "ligneous", "greenhouse"),
+    "other",
+)  # in order of their ids, from 1
 
 METADATA = "flair-1_metadata_aerial.json"
 
@@ -26,13 +23,3 @@ DOMAIN = r"D\d{3}_\d{4}"
 ZONE = r"Z\d+_[UANFH]{2}"
 PATCH_FOLDERS = re.compile(rf"(?:.*/)?({DOMAIN})/(?:.*/)?({ZONE})/(?:.*/)?[^/]+")
 PATCH_FOLDERS_HINT = "Dxxx_yyyy and Zn_LL"
-
-
-def image_stem(patch_id: str) -> str:
-    """File name of a patch's image, without suffix; also its key in the metadata."""
-    return f"IMG_{patch_id}"
-
-
-def mask_stem(patch_id: str) -> str:
-    """File name of a patch's mask, without suffix."""
-    return f"MSK_{patch_id}"

@@ -54,7 +54,7 @@ def ground_pixel_size(reference: GeoReference, width: int, height: int) -> float
     transform, crs = reference
     if transform.a <= 0 or transform.e >= 0 or shear(transform, width, height) > MAX_SHEAR:
         raise NotSquareError("is rotated or mirrored against its CRS")
-    unit = _unit_in_metres(crs) if crs else 1.0
+    unit = unit_in_metres(crs) if crs else 1.0
     nominal = [transform.a * unit, -transform.e * unit]
     sides = nominal
     if crs:
@@ -63,7 +63,7 @@ def ground_pixel_size(reference: GeoReference, width: int, height: int) -> float
             sides = [
                 side
                 for x, y in points
-                for side in _geodesic_pixel_size(transform, crs, x * width, y * height)
+                for side in geodesic_pixel_size(transform, crs, x * width, y * height)
             ]
         except Exception:  # one of many that GDAL raises if a local CRS has no relation to WGS 84
             sides = nominal
@@ -82,32 +82,30 @@ def shear(transform: Affine, width: int, height: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def is_same_plane(crs: CRS, epsg: int, x: float, y: float) -> bool:
+def is_same_plane(crs: CRS, other: CRS, x: float, y: float) -> bool:
     """Whether a CRS's coordinates are those of another CRS, to a metre on the ground.
 
     So are those of the same projection with heights, or on a newer realisation of its datum.
 
     Args:
         crs: the CRS. A local one, without relation to the Earth, contradicts nothing.
-        epsg: the code of the other.
+        other: the other.
         x: first coordinate of the point at which they are compared.
         y: its second coordinate.
     """
-    if crs.to_epsg() == epsg:
+    if crs == other or (crs.to_epsg() or -1) == other.to_epsg():
         return True
     if re.match(r"(LOCAL_CS|ENGCRS|ENGINEERINGCRS)", crs.to_wkt()):
         return True
     try:
-        ours, others = (
-            transform_points(system, "EPSG:4326", [x], [y]) for system in (crs, f"EPSG:{epsg}")
-        )
+        ours, others = (transform_points(system, "EPSG:4326", [x], [y]) for system in (crs, other))
     except CRSError:
         return False
     degrees = [abs(a[0] - b[0]) for a, b in zip(ours[:2], others[:2], strict=True)]
-    return max(degrees) < METRE_IN_DEGREES
+    return all(difference < METRE_IN_DEGREES for difference in degrees)  # false for NaN, too
 
 
-def _geodesic_pixel_size(
+def geodesic_pixel_size(
     transform: Affine, crs: CRS, column: float, row: float
 ) -> tuple[float, float]:
     """Width and height of a pixel on the ground, metres."""
@@ -137,7 +135,7 @@ def _distance(longitude: float, latitude: float, longitude_2: float, latitude_2:
     return math.hypot(north, east)
 
 
-def _unit_in_metres(crs: CRS) -> float:
+def unit_in_metres(crs: CRS) -> float:
     """Length of a CRS's unit, metres; 1 for degrees and for units without a length."""
     try:
         return float(crs.linear_units_factor[1])

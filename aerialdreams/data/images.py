@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from aerialdreams.data.flair import image_stem, mask_stem
 from aerialdreams.data.land_cover import LandCoverClass, palette
 from aerialdreams.errors import UserError
 from aerialdreams.paths import IMAGES, MASKS
@@ -19,12 +18,12 @@ from aerialdreams.util.files import atomic_file
 
 def image_path(patch_id: str, folder: Path = IMAGES) -> Path:
     """A patch's image; tiff-to-png writes them all."""
-    return folder / f"{image_stem(patch_id)}.png"
+    return folder / f"IMG_{patch_id}.png"
 
 
 def mask_path(patch_id: str, folder: Path = MASKS) -> Path:
     """A patch's mask; lut-masks writes them all."""
-    return folder / f"{mask_stem(patch_id)}.png"
+    return folder / f"MSK_{patch_id}.png"
 
 
 def write_image(path: Path, rgb: NDArray[np.uint8]) -> None:

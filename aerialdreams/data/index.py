@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from aerialdreams.data.flair import CLASS_COUNT
 from aerialdreams.paths import INDEX
 from aerialdreams.util.tables import read_table
 
@@ -14,29 +13,36 @@ if TYPE_CHECKING:  # importing pandas takes half of a worker's start-up time
 
 SPLITS = ("train", "validation", "test")
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("patch_id", pa.string()),  # the six digits in the file name
-        ("domain", pa.string()),
-        ("zone", pa.string()),
-        ("split", pa.string()),
-        ("image_path", pa.string()),  # relative to data/raw
-        ("mask_path", pa.string()),
-        ("image_md5", pa.string()),
-        ("mask_md5", pa.string()),
-        ("pixels", pa.list_(pa.int32(), CLASS_COUNT)),  # count per class, entry = class id - 1
-        ("zone_row", pa.int32()),  # position in the zone's grid of patches; 0, 0 is north-west
-        ("zone_column", pa.int32()),
-        # North-west corner from the image's transform, metres in flair.EPSG; see `data.tiles`.
-        ("origin_x", pa.float64()),
-        ("origin_y", pa.float64()),
-        ("longitude", pa.float64()),  # centre, degrees, WGS 84
-        ("latitude", pa.float64()),
-        ("date", pa.string()),  # of the photograph, YYYY-MM-DD; null if the metadata lack it
-        ("time", pa.string()),
-        ("camera", pa.string()),
-    ]
-)
+
+def index_schema(num_classes: int) -> pa.Schema:
+    """Columns of the patch index."""
+    return pa.schema(
+        [
+            ("patch_id", pa.string()),  # of the file names; six digits in FLAIR
+            ("group", pa.string()),  # what splits are made of; a domain in FLAIR
+            ("zone", pa.string()),  # contiguous patches on one grid
+            ("split", pa.string()),
+            ("image_path", pa.string()),  # relative to data/raw
+            ("mask_path", pa.string()),
+            ("image_md5", pa.string()),
+            ("mask_md5", pa.string()),
+            ("bands", pa.list_(pa.string())),  # that the dataset has; see `data.spec.Bands`
+            ("pixels", pa.list_(pa.int32(), num_classes)),  # of each class, in the table's order
+            ("zone_row", pa.int32()),  # position in the zone's grid of patches; 0, 0 is north-west
+            ("zone_column", pa.int32()),
+            # From the image's georeference (see `data.tiles`); null without one.
+            ("crs", pa.string()),  # EPSG code or WKT
+            ("origin_x", pa.float64()),  # north-west corner, in the CRS's units
+            ("origin_y", pa.float64()),
+            ("extent", pa.float64()),  # height and width, in the CRS's units
+            ("pixel_size", pa.float64()),  # on the ground, metres
+            ("longitude", pa.float64()),  # centre, degrees, WGS 84
+            ("latitude", pa.float64()),
+            ("date", pa.string()),  # of the photograph, YYYY-MM-DD; null if unknown
+            ("time", pa.string()),
+            ("camera", pa.string()),
+        ]
+    )
 
 
 def read_index(columns: list[str] | None = None, path: Path = INDEX) -> "pd.DataFrame":

@@ -1,6 +1,7 @@
 """A user's own mask: any raster that GDAL reads, of class ids or of the classes' colours."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import from_gcps
 
 from aerialdreams.data.georeference import GeoReference
-from aerialdreams.data.land_cover import LandCoverClass
+from aerialdreams.data.land_cover import IGNORED, LandCoverClass, MaskValue, rgb_of
+from aerialdreams.data.mask_values import allowed_values, ids_from_values
 from aerialdreams.data.tiles import gdal_message
 from aerialdreams.errors import UserError
 
-NUM_COLOURS = 1 << 24
 BLACK = (0, 0, 0)
+MIN_MATCHED = 0.99  # share of pixels with classes' colours from which a palette is believed
 MAX_LERC_ERROR = 0.5  # from this error on, rounding can give another id
 # GDAL reads world files (.pgw, .tfw, .wld, ...) and .aux.xml by default. Many users of cloud
 # storage turn that off in their environment.
@@ -30,9 +32,9 @@ class UserMask(NamedTuple):
     """A user's mask.
 
     Attributes:
-        class_ids: uint8, (height, width); arbitrary where `valid` is false.
+        class_ids: uint8, (height, width); IGNORED where `valid` is false.
         valid: bool, (height, width); false where a nodata value, an alpha band or a mask band
-            declares the pixel invalid.
+            declares the pixel invalid, or its value or colour stands for no class.
         georeference: None if neither the file nor a side file has one.
         off_palette: share of the valid pixels, 0 to 1, whose colour is no class's; these have the
             id of the class with the nearest colour.
@@ -46,8 +48,8 @@ class UserMask(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Raster(NamedTuple):
-    """Everything that `read_user_mask` needs of a file."""
+class MaskRaster(NamedTuple):
+    """Everything that decides the class ids of a file, or of a window of it."""
 
     bands: NDArray[Any]  # without alpha, (bands, height, width)
     valid: NDArray[np.bool_]  # (height, width)
@@ -57,7 +59,10 @@ class _Raster(NamedTuple):
 
 
 def read_user_mask(
-    path: Path, classes: list[LandCoverClass], max_off_palette: float = 0.01
+    path: Path,
+    classes: Sequence[LandCoverClass],
+    max_off_palette: float = 0.01,
+    ignored: Sequence[MaskValue] = (),
 ) -> UserMask:
     """Read a mask in any raster format of GDAL.
 
@@ -71,6 +76,7 @@ def read_user_mask(
         max_off_palette: largest share of valid pixels, 0 to 1, that may have a colour of no class.
             They get the id of the class with the nearest colour, which is a guess: 43 % of the
             colours half-way between two of FLAIR's classes are nearest to a third.
+        ignored: pixel values and colours that stand for no class.
 
     Raises:
         UserError: the file is missing or damaged, has no valid pixel, another number of bands,
@@ -80,26 +86,67 @@ def read_user_mask(
     raster = _read_raster(path)
     if not raster.valid.any():
         raise UserError(f"{path}: has no valid pixel: all are nodata, transparent or masked")
-    notes: tuple[str, ...] = ()
-    if len(raster.bands) == 3:
-        class_ids, off_palette = ids_from_colours(raster.bands, raster.valid, classes)
-    elif len(raster.bands) == 1:
-        class_ids, off_palette, notes = _read_ids(path, raster, classes, max_off_palette)
-    else:
-        raise UserError(
-            f"{path}: has {len(raster.bands)} bands besides alpha; a mask has 1 (class ids) or 3"
-            " (colours)"
-        )
-    if off_palette > max_off_palette:
+    class_ids, off_palette, notes = classify(path, raster, classes, ignored)
+    require_palette(path, off_palette, max_off_palette, "--off-palette")
+    valid = raster.valid & (class_ids != IGNORED)
+    if not valid.any():
+        raise UserError(f"{path}: has no pixel with a class: all have values that are ignored")
+    return UserMask(class_ids, valid, raster.georeference, off_palette, notes)
+
+
+def require_palette(path: Path, off_palette: float, most: float, key: str) -> None:
+    """Raise a UserError if more than a share of a mask's pixels have a colour of no class."""
+    if off_palette > most:
         raise UserError(
             f"{path}: {off_palette:.1%} of its pixels have a colour that is no class's, as blurred"
-            f" or JPEG masks do; at most {max_off_palette:.1%} may get the nearest class"
-            " (--off-palette)"
+            f" or JPEG masks do; at most {most:.1%} may get the nearest class ({key})"
         )
-    return UserMask(class_ids, raster.valid, raster.georeference, off_palette, notes)
 
 
-def _read_raster(path: Path) -> _Raster:
+def classify(
+    path: Path,
+    raster: MaskRaster,
+    classes: Sequence[LandCoverClass],
+    ignored: Sequence[MaskValue] = (),
+) -> tuple[NDArray[np.uint8], float, tuple[str, ...]]:
+    """Class ids of a mask's pixels; see `UserMask`.
+
+    Returns:
+        class_ids, off_palette and notes.
+
+    Raises:
+        UserError: another number of bands, values that are no class ids, or class ids under lossy
+            compression.
+    """
+    bands = raster.bands
+    if len(bands) == 3:
+        return *ids_from_colours(bands, raster.valid, classes, ignored), ()
+    if len(bands) != 1:
+        raise UserError(
+            f"{path}: has {len(bands)} bands besides alpha; a mask has 1 (class ids) or 3 (colours)"
+        )
+    if raster.lossy_compression:
+        raise UserError(
+            f"{path}: holds class ids compressed with loss ({raster.lossy_compression}), which"
+            " changes them; export the mask again without loss, as PNG or as GeoTIFF with DEFLATE"
+        )
+    band, values = bands[0], bands[0][raster.valid]
+    if band.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
+        raise UserError(f"{path}: has pixels that are no whole numbers; class ids are integers")
+    class_ids, unknown = ids_from_values(band, raster.valid, classes, ignored)
+    if raster.colour_table and raster.valid.any():
+        by_colour = _ids_by_palette(raster, class_ids, bool(unknown), classes, ignored)
+        if by_colour:
+            return by_colour
+    if unknown:
+        raise UserError(
+            f"{path}: has pixels with the value {', '.join(unknown)}; class ids are"
+            f" {allowed_values(classes)}"
+        )
+    return class_ids, 0.0, ()
+
+
+def _read_raster(path: Path) -> MaskRaster:
     """Read a file with all that GDAL knows about it.
 
     Raises:
@@ -111,9 +158,8 @@ def _read_raster(path: Path) -> _Raster:
             with rasterio.open(path) as file:
                 bands, valid = file.read(), file.dataset_mask() != 0
                 is_alpha = [colour == ColorInterp.alpha for colour in file.colorinterp]
-                colour_table = _colour_table(file)
-                lossy_compression = _lossy_compression(file)
-                georeference = _georeference(file)
+                palette, loss = colour_table(file), lossy_compression(file)
+                georeference = georeference_of(file)
     except (OSError, RasterioError) as error:
         if not path.exists():
             raise UserError(f"{path}: not found") from None
@@ -122,10 +168,10 @@ def _read_raster(path: Path) -> _Raster:
         is_alpha[3] = True  # QGIS exports alpha as a fourth band without the tag
         valid &= bands[3] > 0
     bands = bands[[not alpha for alpha in is_alpha]]
-    return _Raster(bands, valid, colour_table, lossy_compression, georeference)
+    return MaskRaster(bands, valid, palette, loss, georeference)
 
 
-def _georeference(file: Any) -> GeoReference | None:
+def georeference_of(file: Any) -> GeoReference | None:
     """A file's georeference: its transform, or one fitted to its ground control points."""
     if file.transform != Affine.identity():
         return GeoReference(file.transform, file.crs)
@@ -135,7 +181,7 @@ def _georeference(file: Any) -> GeoReference | None:
     return None
 
 
-def _lossy_compression(file: Any) -> str:
+def lossy_compression(file: Any) -> str:
     """Name of a file's lossy compression; "" if it is lossless."""
     tags = file.tags(ns="IMAGE_STRUCTURE")
     compression = tags.get("COMPRESSION", "")
@@ -148,7 +194,7 @@ def _lossy_compression(file: Any) -> str:
     return ""
 
 
-def _colour_table(file: Any) -> dict[int, tuple[int, int, int]] | None:
+def colour_table(file: Any) -> dict[int, tuple[int, int, int]] | None:
     """The palette of a file's first band, RGB by pixel value; None if it has none."""
     try:
         return {value: colour[:3] for value, colour in file.colormap(1).items()}
@@ -156,66 +202,73 @@ def _colour_table(file: Any) -> dict[int, tuple[int, int, int]] | None:
         return None
 
 
-def _read_ids(
-    path: Path, raster: _Raster, classes: list[LandCoverClass], max_off_palette: float
-) -> tuple[NDArray[np.uint8], float, tuple[str, ...]]:
-    """Class ids of a raster's single band; see `UserMask`.
+def _ids_by_palette(
+    raster: MaskRaster,
+    by_value: NDArray[np.uint8],
+    has_unknown: bool,
+    classes: Sequence[LandCoverClass],
+    ignored: Sequence[MaskValue],
+) -> tuple[NDArray[np.uint8], float, tuple[str, ...]] | None:
+    """Class ids by the colours of a mask's palette, where these contradict its values.
+
+    Args:
+        raster: the mask.
+        by_value: its class ids by its values.
+        has_unknown: whether some of its values stand for no class.
+        classes: the class table.
+        ignored: pixel values and colours that stand for no class.
 
     Returns:
-        class_ids, off_palette and notes.
-
-    Raises:
-        UserError: values are no class ids, or were compressed with loss.
+        As `classify`; None if the palette's colours are not the classes', or agree with the values.
     """
-    if raster.lossy_compression:
-        raise UserError(
-            f"{path}: holds class ids compressed with loss ({raster.lossy_compression}), which"
-            " changes them; export the mask again without loss, as PNG or as GeoTIFF with DEFLATE"
+    assert raster.colour_table
+    band = raster.bands[0]
+    id_of_colour = _ids_of_colours(classes, ignored)
+    present = np.unique(band[raster.valid])
+    colours = [raster.colour_table.get(int(value), BLACK) for value in present]
+    matched = [colour in id_of_colour for colour in colours]
+    if np.isin(band[raster.valid], present[matched]).mean() < MIN_MATCHED:
+        return None
+    lookup = np.full(int(present.max()) + 1, IGNORED, np.uint8)
+    contradiction, has_unset = None, False
+    for value, colour in zip(present, colours, strict=True):
+        lookup[value] = id_of_colour.get(colour, IGNORED)
+        other = by_value[(band == value) & raster.valid][0]
+        # Black may be a class's colour, and is the colour of palette entries that nobody has set.
+        is_set = any(colour) or id_of_colour.get(colour) == IGNORED
+        if colour in id_of_colour and lookup[value] != other and is_set:
+            contradiction = contradiction or (int(value), int(lookup[value]))
+        has_unset = has_unset or not is_set
+    if not contradiction and (has_unset or not has_unknown):
+        return None
+    notes: tuple[str, ...] = ()
+    if contradiction:
+        value, class_id = contradiction
+        name = next((row.name for row in classes if row.id == class_id), "ignored pixels")
+        notes = (
+            f"its palette contradicts its values: {value} is drawn in the colour of {name}, whose"
+            f" id is {class_id}; the colours were followed",
         )
-    band, values = raster.bands[0], raster.bands[0][raster.valid]
-    if band.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
-        raise UserError(f"{path}: has pixels that are no whole numbers; class ids are integers")
-    present = np.unique(values)
-    if raster.colour_table:
-        ids = _ids_by_palette(raster.colour_table, present, classes)
-        matched = np.isin(values, [value for value, class_id in ids.items() if class_id]).mean()
-        # Black is a class's colour, and also the colour of palette entries that nobody has set.
-        contradictions = [
-            value
-            for value, class_id in ids.items()
-            if class_id not in (0, value) and any(raster.colour_table.get(value, BLACK))
-        ]
-        if matched >= 1 - max_off_palette and contradictions:
-            lookup = np.ones(int(band.max()) + 1, np.uint8)
-            lookup[list(ids)] = [class_id or 1 for class_id in ids.values()]
-            value = contradictions[0]
-            note = (
-                f"its palette contradicts its values: {value} is drawn in the colour of"
-                f" {classes[ids[value] - 1].name}, whose id is {ids[value]}; the colours were"
-                " followed"
-            )
-            return lookup[band], float(1 - matched), (note,)
-    invalid = [f"{value:g}" for value in present if not 1 <= value <= len(classes)]
-    if invalid:
-        raise UserError(
-            f"{path}: has pixels with the value {', '.join(invalid[:5])}; class ids are 1 to"
-            f" {len(classes)}"
-        )
-    return np.where(raster.valid, band, 1).astype(np.uint8), 0.0, ()
+    ids = np.full(band.shape, IGNORED, np.uint8)
+    ids[raster.valid] = lookup[band[raster.valid]]
+    off_palette = float((ids[raster.valid] == IGNORED).mean()) if not all(matched) else 0.0
+    return ids, off_palette, notes
 
 
-def _ids_by_palette(
-    colour_table: dict[int, tuple[int, int, int]],
-    present: NDArray[Any],
-    classes: list[LandCoverClass],
-) -> dict[int, int]:
-    """The class id whose colour each pixel value has in the palette; 0 if it is no class's."""
-    id_of_colour = {land_cover.rgb: class_id for class_id, land_cover in enumerate(classes, 1)}
-    return {int(v): id_of_colour.get(colour_table.get(int(v), BLACK), 0) for v in present}
+def _ids_of_colours(
+    classes: Sequence[LandCoverClass], ignored: Sequence[MaskValue]
+) -> dict[tuple[int, int, int], int]:
+    """Class id by colour, of all colours that stand for a class or for none."""
+    table = {row.rgb: row.id for row in classes}
+    table |= {rgb_of(c): row.id for row in classes for c in row.values if isinstance(c, str)}
+    return table | {rgb_of(colour): IGNORED for colour in ignored if isinstance(colour, str)}
 
 
 def ids_from_colours(
-    bands: NDArray[Any], valid: NDArray[np.bool_], classes: list[LandCoverClass]
+    bands: NDArray[Any],
+    valid: NDArray[np.bool_],
+    classes: Sequence[LandCoverClass],
+    ignored: Sequence[MaskValue] = (),
 ) -> tuple[NDArray[np.uint8], float]:
     """Class ids of a mask in colours: the class with the nearest colour, by Euclidean distance.
 
@@ -223,22 +276,24 @@ def ids_from_colours(
         bands: red, green and blue, 0 to 255, (3, height, width).
         valid: the pixels that count, (height, width).
         classes: the class table.
+        ignored: colours that stand for no class.
 
     Returns:
-        Class ids, (height, width), arbitrary where `valid` is false; and the share of valid pixels,
-        0 to 1, whose colour is no class's.
+        Class ids, (height, width), IGNORED where a pixel has no class; and the share of valid
+        pixels, 0 to 1, whose colour is no class's.
     """
+    ids_of_colours = _ids_of_colours(classes, ignored)
     red, green, blue = bands.astype(np.uint32)
     packed = red << 16 | green << 8 | blue
-    counts = np.bincount(packed[valid], minlength=1)
-    present = np.flatnonzero(counts)
+    present, counts = np.unique(packed[valid], return_counts=True)
     rgb = np.stack([present >> 16, present >> 8 & 255, present & 255], 1).astype(np.int32)
-    table = np.array([land_cover.rgb for land_cover in classes], np.int32)
+    table = np.array(list(ids_of_colours), np.int32)
     distances = ((rgb[:, None] - table[None]) ** 2).sum(2)
-    lookup = np.ones(NUM_COLOURS, np.uint8)
-    lookup[present] = distances.argmin(1) + 1
-    off_palette = counts[present][distances.min(1) > 0].sum() / valid.sum()
-    return lookup[packed], float(off_palette)
+    nearest = np.array(list(ids_of_colours.values()), np.uint8)[distances.argmin(1)]
+    result = np.full(packed.shape, IGNORED, np.uint8)
+    result[valid] = nearest[np.searchsorted(present, packed[valid])]
+    off_palette = counts[distances.min(1) > 0].sum() / max(valid.sum(), 1)
+    return result, float(off_palette)
 
 
 def resample_mask(mask: UserMask, pixel_size: float, new_pixel_size: float) -> UserMask:

@@ -7,6 +7,8 @@ from typing import Any
 
 from aerialdreams.errors import UserError
 
+CUT_METADATA = "metadata.json"  # of patches that were cut from rasters
+
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """FLAIR's metadata by image name. It may lack patches, or have some that are not on disk.

@@ -46,10 +46,7 @@ def write_geotiff(
             file.write(bands)
             file.update_tags(**tags)
             if classes:
-                colour_table = {
-                    class_id: (*land_cover.rgb, 255)
-                    for class_id, land_cover in enumerate(classes, start=1)
-                }
+                colour_table = {land_cover.id: (*land_cover.rgb, 255) for land_cover in classes}
                 file.write_colormap(1, colour_table)
         settings = {"COMPRESS": "DEFLATE", "PREDICTOR": "NO" if count == 1 else "YES"}
         # Overviews of masks use nearest neighbour: the mean of two ids is another class.

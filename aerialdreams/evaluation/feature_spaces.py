@@ -1,13 +1,16 @@
 """Feature spaces in which image sets are compared: the segmenter's and the FID Inception's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aerialdreams.errors import UserError
 from aerialdreams.models.segmenter import load_segmenter
 from aerialdreams.models.tensors import images_to_tensor
+from aerialdreams.paths import SEGMENTER
 from aerialdreams.util.download import local_or_downloaded
 
 Images = NDArray[np.uint8]  # RGB, (batch, height, width, 3)
@@ -18,23 +21,30 @@ class SegmenterFeatures:
 
     Args:
         device: where to run it.
+        class_ids: of the class table, in its order.
 
     Raises:
-        UserError: the segmenter is missing or damaged.
+        UserError: the segmenter is missing or damaged, or was trained on another class table.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, class_ids: Sequence[int]) -> None:
         self.model = load_segmenter().to(device)
+        if self.model.num_classes != len(class_ids):
+            raise UserError(
+                f"{SEGMENTER}: predicts {self.model.num_classes} classes, the class table has"
+                f" {len(class_ids)}; run `dvc repro`"
+            )
         self.device = device
+        self.class_ids = np.array(class_ids, np.uint8)
 
     def __call__(self, images: Images) -> torch.Tensor:
         """Features of RGB images, (batch, dimensions)."""
         return self.model.features(images_to_tensor(images).to(self.device))
 
     def predict(self, images: Images) -> NDArray[np.uint8]:
-        """Class ids of RGB images, (batch, height, width), from 1."""
-        ids = self.model(images_to_tensor(images).to(self.device)).argmax(1) + 1
-        return ids.cpu().numpy().astype(np.uint8)
+        """Class ids of RGB images, (batch, height, width)."""
+        positions = self.model(images_to_tensor(images).to(self.device)).argmax(1)
+        return self.class_ids[positions.cpu().numpy()]
 
 
 class InceptionFeatures:

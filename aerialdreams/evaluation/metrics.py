@@ -1,11 +1,12 @@
 """Metrics of generated images, with 95 % confidence intervals. All are computed in float64."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerialdreams.data.flair import CLASS_COUNT
+from aerialdreams.data.land_cover import IGNORED, class_positions
 
 Features = NDArray[np.float64]  # (images, dimensions)
 Values = NDArray[np.float64]  # (images,) or (resamples,)
@@ -17,18 +18,23 @@ CHUNK_ROWS = 1000  # rows of a pairwise matrix that are in memory at once
 NEIGHBOURS = 5  # k of density and coverage, as in the paper
 
 
-def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.int64]:
+def confusion(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], class_ids: Sequence[int]
+) -> NDArray[np.int64]:
     """Confusion matrix of two masks.
 
     Args:
-        truth: class ids from 1, any shape.
+        truth: class ids, any shape; pixels without a class do not count.
         predicted: class ids of the same shape.
+        class_ids: of the class table, in its order.
 
     Returns:
-        Pixel counts, (19, 19): row truth, column prediction, entry = class id - 1.
+        Pixel counts, (classes, classes): row truth, column prediction, in the table's order.
     """
-    pairs = (truth.astype(np.int64).ravel() - 1) * CLASS_COUNT + predicted.ravel() - 1
-    return np.bincount(pairs, minlength=CLASS_COUNT**2).reshape(CLASS_COUNT, CLASS_COUNT)
+    positions, count = class_positions(class_ids).astype(np.int64), len(class_ids)
+    rows, columns = positions[truth.ravel()], positions[predicted.ravel()]
+    pairs = (rows * count + columns)[rows != IGNORED]
+    return np.bincount(pairs, minlength=count**2).reshape(count, count)
 
 
 def share_errors(matrices: NDArray[np.int64]) -> Values:
@@ -37,7 +43,7 @@ def share_errors(matrices: NDArray[np.int64]) -> Values:
     It ignores positions: 0.1 means that a tenth of the area has another class than the mask has.
 
     Args:
-        matrices: a confusion matrix per image, (images, 19, 19).
+        matrices: a confusion matrix per image, (images, classes, classes).
 
     Returns:
         (images,), each 0 to 1.
@@ -55,7 +61,7 @@ def agreement(matrix: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
     as such a class are errors of their true class.
 
     Args:
-        matrix: the sum of the images' confusion matrices, (19, 19).
+        matrix: the sum of the images' confusion matrices, (classes, classes).
         names: names of the classes, in order of their ids.
 
     Returns:
@@ -81,7 +87,7 @@ def agreement_resamples(matrices: NDArray[np.int64]) -> dict[str, Values]:
     The mean IoU is over the classes that occur in any of the masks.
 
     Args:
-        matrices: a confusion matrix per image, (images, 19, 19).
+        matrices: a confusion matrix per image, (images, classes, classes).
 
     Returns:
         `miou` and `pixel_accuracy`, (RESAMPLES,) each. Image sets of equal size are resampled with

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aerialdreams.data.land_cover import IGNORED, class_ids
+from aerialdreams.data.mask_values import allowed_values
 from aerialdreams.errors import UserError
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.model_info import ModelInfo
@@ -77,7 +79,8 @@ class Painter:
         are no seams. Memory grows with the size of the mask, not with the number of tiles.
 
         Args:
-            mask: class ids, (height, width), at `info.pixel_size` metres per pixel.
+            mask: class ids, (height, width), at `info.pixel_size` metres per pixel; IGNORED (255)
+                where a pixel has no class.
             prompt: what the image shows, in the form of the training captions.
             seed: of the initial noise.
             negative_prompt: what to steer away from; needs guidance above 1.
@@ -137,11 +140,11 @@ class Painter:
 
     def _pad(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask, extended by its edge to at least one tile and to whole latent pixels."""
-        num_classes = len(self.info.conditioning.classes)
-        if mask.ndim != 2 or not 1 <= mask.min() <= mask.max() <= num_classes:
+        classes = self.info.conditioning.classes
+        if mask.ndim != 2 or not np.isin(mask, [*class_ids(classes), IGNORED]).all():
             raise UserError(
                 f"the mask has shape {mask.shape} and ids {mask.min()} to {mask.max()}; it must be"
-                f" (height, width) with ids 1 to {num_classes}"
+                f" (height, width) with ids {allowed_values(classes)}, or {IGNORED} for no class"
             )
         factor = self.base.vae_scale_factor
         sizes = [max(self.info.image_size, -(-side // factor) * factor) for side in mask.shape]

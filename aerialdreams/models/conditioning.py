@@ -6,7 +6,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aerialdreams.data.land_cover import LandCoverClass, palette
+from aerialdreams.data.land_cover import (
+    IGNORED,
+    LandCoverClass,
+    class_ids,
+    class_positions,
+    palette,
+    with_ids,
+)
 
 Encoding = Literal["one_hot", "colours"]
 
@@ -20,12 +27,16 @@ class MaskConditioning:
 
     Attributes:
         encoding: `one_hot`, one channel per class, 0 or 1; or `colours`, the class table's RGB
-            colours, 0..1, which is what diffusers' pipelines make of a picture.
-        classes: the class table; a class id is its position, counted from 1.
+            colours, 0..1, which is what diffusers' pipelines make of a picture. Pixels without a
+            class are 0 in all channels.
+        classes: the class table.
     """
 
     encoding: Encoding
     classes: tuple[LandCoverClass, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(with_ids(self.classes)))
 
     @property
     def channels(self) -> int:
@@ -36,22 +47,26 @@ class MaskConditioning:
         """Encode masks.
 
         Args:
-            masks: class ids from 1 to len(classes), uint8, shape (batch, height, width).
+            masks: class ids or IGNORED, uint8, shape (batch, height, width).
 
         Returns:
             Float32, shape (batch, channels, height, width), on the masks' device. With `one_hot`
-            channel = class id - 1.
+            channels are in the class table's order.
         """
         if self.encoding == "one_hot":
-            planes = torch.nn.functional.one_hot(masks.long() - 1, len(self.classes))
+            count = len(self.classes)
+            positions = torch.from_numpy(class_positions(class_ids(self.classes))).to(masks.device)
+            channels = positions[masks.long()].long()
+            channels[channels == IGNORED] = count  # a plane that is dropped
+            planes = torch.nn.functional.one_hot(channels, count + 1)[..., :count]
             return planes.permute(0, 3, 1, 2).float()
-        table = torch.frombuffer(bytearray(palette(list(self.classes))), dtype=torch.uint8)
+        table = torch.frombuffer(bytearray(palette(self.classes)), dtype=torch.uint8)
         colours = table.reshape(256, 3).to(masks.device)[masks.long()] / 255
         return colours.permute(0, 3, 1, 2).contiguous()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` reads them."""
-        table = [land_cover.model_dump() for land_cover in self.classes]
+        table = [land_cover.model_dump(mode="json") for land_cover in self.classes]
         return {"encoding": self.encoding, "classes": table}
 
     @classmethod

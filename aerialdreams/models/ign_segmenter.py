@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from aerialdreams.data.flair import CLASS_COUNT
+from aerialdreams.data.flair import CLASS_NAMES
 from aerialdreams.errors import UserError
 
 # Of RGB in 0..255, from the model card.
@@ -121,7 +121,9 @@ class IgnSegmenter(nn.Module):
         super().__init__()
         self.encoder = _Encoder()
         self.decoder = _Decoder()
-        self.segmentation_head = nn.Sequential(nn.Conv2d(DECODER[-1], CLASS_COUNT, 3, padding=1))
+        self.segmentation_head = nn.Sequential(
+            nn.Conv2d(DECODER[-1], len(CLASS_NAMES), 3, padding=1)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the classes.
@@ -139,7 +141,7 @@ class IgnSegmenter(nn.Module):
     @property
     def num_classes(self) -> int:
         """Classes of FLAIR's table."""
-        return CLASS_COUNT
+        return len(CLASS_NAMES)
 
     def features(self, images: Tensor) -> Tensor:
         """Features of images: the means of the deepest level, shape (batch, 512)."""
@@ -148,7 +150,7 @@ class IgnSegmenter(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors into an existing folder."""
-        config = json.dumps({"kind": "ign", "classes": CLASS_COUNT}, indent=2)
+        config = json.dumps({"kind": "ign", "classes": len(CLASS_NAMES)}, indent=2)
         (folder / "config.json").write_text(config + "\n")
         save_file(self.state_dict(), folder / "model.safetensors")
 

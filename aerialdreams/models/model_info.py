@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from aerialdreams.data.land_cover import MaskValue
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
@@ -21,12 +22,16 @@ class ModelInfo:
         pixel_size: ground size of a pixel, metres.
         conditioning: how masks are encoded.
         sampling: the settings that the model is meant to be sampled with, used by default.
+        ignored: pixel values and colours of masks that stand for no class.
+        credit: of the images and masks that the model was trained on.
     """
 
     image_size: int
     pixel_size: float
     conditioning: MaskConditioning
     sampling: Sampling
+    ignored: tuple[MaskValue, ...]
+    credit: str
 
     def save(self, folder: Path) -> None:
         """Write aerialdreams.json into the model's folder."""
@@ -35,6 +40,8 @@ class ModelInfo:
             "pixel_size_metres": self.pixel_size,
             "conditioning": self.conditioning.to_dict(),
             "sampling": asdict(self.sampling),
+            "ignored": list(self.ignored),
+            "credit": self.credit,
         }
         write_json(folder / FILE_NAME, values)
 
@@ -53,6 +60,8 @@ class ModelInfo:
                 pixel_size=float(values["pixel_size_metres"]),
                 conditioning=MaskConditioning.from_dict(values["conditioning"]),
                 sampling=Sampling(**values["sampling"]),
+                ignored=tuple(values["ignored"]),
+                credit=str(values["credit"]),
             )
         except FileNotFoundError:
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from aerialdreams.osm.zones import Points, Zone, project
+from aerialdreams.osm.zones import Points, Zone
 
 # admin_level of `boundary=administrative` in France (wiki.openstreetmap.org/wiki/FR:Key:boundary).
 LEVELS = {
@@ -21,6 +21,10 @@ LEVELS = {
     9: "arrondissement_municipal",
     10: "quartier",
 }
+# The level of municipalities, by ISO 3166 code of the country, where it is not 8
+# (wiki.openstreetmap.org/wiki/Tag:boundary=administrative). In most other countries 4, 6 and 8 are
+# much as in France: states or regions, counties or provinces, municipalities.
+MUNICIPALITY_LEVELS = {"JP": 7, "NO": 7, "PL": 7, "PT": 7, "SE": 7, "DK": 7, "RO": 4, "IE": 6}
 OUTLINED = (8, 9, 10)  # levels read with their outlines; those of the others are megabytes each
 PLACES = ("city", "town", "village", "suburb", "quarter", "neighbourhood", "hamlet", "locality")
 LANDSCAPE = ("landuse", "natural", "leisure", "amenity", "tourism", "railway")
@@ -59,12 +63,12 @@ class Boundary:
     name: str
     code: str | None  # INSEE's; for a country, ISO 3166
     postcode: str | None
-    outline: shapely.Geometry | None  # Lambert-93; None if it was not read, or has gaps
+    outline: shapely.Geometry | None  # in the zone's CRS; None if it was not read, or has gaps
 
 
 @dataclass
 class ZoneFeatures:
-    """OpenStreetMap's features in one zone. Geometries are in Lambert-93."""
+    """OpenStreetMap's features in one zone. Geometries are in the zone's CRS."""
 
     timestamp: str | None = None  # of the data, ISO 8601
     boundaries: list[Boundary] = field(default_factory=list)
@@ -90,21 +94,23 @@ class _Feature(NamedTuple):
 
 
 def zone_features(zone: Zone, elements: Iterable[Element], timestamp: str | None) -> ZoneFeatures:
-    """Classify a zone's elements by their tags and project them to Lambert-93.
+    """Classify a zone's elements by their tags and project them to its CRS.
 
     Args:
         zone: the zone.
         elements: what the source selected for it.
         timestamp: of the data.
     """
+    elements = list(elements)
     result = ZoneFeatures(timestamp)
-    box = shapely.box(*zone.bounds).buffer(EDGE)
+    municipality = MUNICIPALITY_LEVELS.get(_country(elements) or "", 8)
+    box = shapely.box(*zone.bounds).buffer(EDGE * zone.metre)
     features: list[_Feature] = []
     for element in elements:
         if element.kind == "relation":
-            _add_boundary(result, element, box)
+            _add_boundary(result, element, zone, box, municipality)
         features += _classify(element)
-    for feature, geometry in zip(features, _geometries(features), strict=True):
+    for feature, geometry in zip(features, _geometries(features, zone), strict=True):
         getattr(result, feature.collection).append((geometry, *feature.labels))
     return result
 
@@ -132,8 +138,8 @@ def _classify(element: Element) -> Iterator[_Feature]:
             yield _Feature("landscape", points, is_area, (f"{key}={tags[key]}",))
 
 
-def _geometries(features: list[_Feature]) -> NDArray[Any]:
-    """Points, lines and areas in Lambert-93.
+def _geometries(features: list[_Feature], zone: Zone) -> NDArray[Any]:
+    """Points, lines and areas in the zone's CRS.
 
     All are built in one call of each function: building them singly takes ten times as long.
     """
@@ -141,7 +147,7 @@ def _geometries(features: list[_Feature]) -> NDArray[Any]:
     if not features:
         return geometries
     lengths = np.array([len(feature.points) for feature in features])
-    projected = project(np.concatenate([feature.points for feature in features]))
+    projected = zone.project(np.concatenate([feature.points for feature in features]))
     owner = np.repeat(np.arange(len(features)), lengths)  # of each point
     is_point = lengths == 1
     is_area = np.array([feature.is_area for feature in features])
@@ -154,10 +160,16 @@ def _geometries(features: list[_Feature]) -> NDArray[Any]:
     return geometries
 
 
-def _add_boundary(features: ZoneFeatures, element: Element, box: shapely.Geometry) -> None:
+def _add_boundary(
+    features: ZoneFeatures,
+    element: Element,
+    zone: Zone,
+    box: shapely.Geometry,
+    municipality: int,
+) -> None:
     """Add a relation to the boundaries if it is an administrative area with a name.
 
-    Its outline is clipped to `box`.
+    Its outline is clipped to `box`. Areas of the level `municipality` become communes.
     """
     tags = element.tags
     name, level = tags.get("name"), level_of(tags)
@@ -169,13 +181,24 @@ def _add_boundary(features: ZoneFeatures, element: Element, box: shapely.Geometr
         if outline is None:
             features.cut.append(name)
         else:
-            outline = shapely.intersection(shapely.transform(outline, project), box)
-    elif level in (8, 9):
+            outline = shapely.intersection(shapely.transform(outline, zone.project), box)
+    elif level in (8, 9) or level == municipality:
         outline = box  # read without its outline because no border crosses the zone
-    country = tags.get("ISO3166-1:alpha2") or tags.get("ISO3166-1")
-    code = country if level == 2 else tags.get("ref:INSEE")
+    code = _country_code(tags) if level == 2 else tags.get("ref:INSEE")
     postcode = tags.get("postal_code") or tags.get("addr:postcode")
+    if municipality != 8:
+        level = {municipality: 8, 8: 10}.get(level, level)
     features.boundaries.append(Boundary(level, name, code, postcode, outline))
+
+
+def _country(elements: Iterable[Element]) -> str | None:
+    """ISO 3166 code of the only country among a zone's elements."""
+    codes = {_country_code(e.tags) for e in elements if level_of(e.tags) == 2}
+    return codes.pop() if len(codes) == 1 else None
+
+
+def _country_code(tags: dict[str, str]) -> str | None:
+    return tags.get("ISO3166-1:alpha2") or tags.get("ISO3166-1")
 
 
 def level_of(tags: dict[str, str]) -> int | None:

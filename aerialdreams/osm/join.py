@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from aerialdreams.data.flair import PATCH_EXTENT
 from aerialdreams.osm.features import LEVELS, OUTLINED, Boundary, ZoneFeatures
 from aerialdreams.osm.zones import SearchRadius
 
@@ -34,7 +33,7 @@ REGION_OF = {code: region for region, codes in REGIONS.items() for code in codes
 
 
 def locate(
-    patches: pd.DataFrame, features: ZoneFeatures, radius: SearchRadius
+    patches: pd.DataFrame, features: ZoneFeatures, radius: SearchRadius, metre: float = 1.0
 ) -> list[dict[str, Any]]:
     """Make one row of OSM metadata for each patch of a zone.
 
@@ -44,6 +43,7 @@ def locate(
         patches: the zone's rows of the patch index.
         features: the zone's features.
         radius: maximum distances to the nearest road and place.
+        metre: a metre in the units of the zone's CRS.
 
     Returns:
         Rows with patch_id; the areas that contain the patch's centre (commune, insee, postcode,
@@ -53,18 +53,18 @@ def locate(
         (names). Null or empty where OSM has nothing.
     """
     x, y = patches["origin_x"].to_numpy(), patches["origin_y"].to_numpy()
-    squares = shapely.box(x, y - PATCH_EXTENT, x + PATCH_EXTENT, y)
-    centres = shapely.points(x + PATCH_EXTENT / 2, y - PATCH_EXTENT / 2)
-    rows: list[dict[str, Any]] = [
-        {"patch_id": patch_id, "buildings": 0, "timestamp": features.timestamp}
-        for patch_id in patches["patch_id"]
+    extent = patches["extent"].to_numpy()
+    squares = shapely.box(x, y - extent, x + extent, y)
+    centres = shapely.points(x + extent / 2, y - extent / 2)
+    rows = [
+        {**empty_row(patch_id), "timestamp": features.timestamp} for patch_id in patches["patch_id"]
     ]
     _add_areas(rows, centres, squares, features.boundaries)
-    nearest_roads = _nearest(centres, features.roads, radius.road)
+    nearest_roads = _nearest(centres, features.roads, radius.road, metre)
     for row, nearest in zip(rows, nearest_roads, strict=True):
         if nearest:
             row["road_distance"], (row["road"],) = nearest
-    nearest_places = _nearest(centres, features.places, radius.place)
+    nearest_places = _nearest(centres, features.places, radius.place, metre)
     for row, nearest in zip(rows, nearest_places, strict=True):
         if nearest:
             row["place_distance"], (row["place"], row["place_kind"]) = nearest
@@ -75,6 +75,11 @@ def locate(
     for row, touching in zip(rows, _touching(squares, features.buildings), strict=True):
         row["buildings"] = len(touching)
     return rows
+
+
+def empty_row(patch_id: str) -> dict[str, Any]:
+    """The row of a patch of which OpenStreetMap says nothing."""
+    return {"patch_id": patch_id, "buildings": 0, "features": [], "waterways": []}
 
 
 def _add_areas(
@@ -110,21 +115,22 @@ def _shares(square: shapely.Geometry, areas: list[Boundary]) -> list[dict[str, A
     shares = []
     for area in areas:
         inside = float(shapely.area(shapely.intersection(square, area.outline)))
-        share = round(inside / PATCH_EXTENT**2, 4)
+        share = round(inside / float(shapely.area(square)), 4)
         if share > 0:
             shares.append({"commune": area.name, "insee": area.code, "share": share})
     return sorted(shares, key=lambda s: (-s["share"], s["insee"] or "", s["commune"]))
 
 
-def _nearest(centres: Any, items: Sequence[Any], limit: float) -> list[Any]:
+def _nearest(centres: Any, items: Sequence[Any], limit: float, metre: float) -> list[Any]:
     """For each centre the distance in metres and the labels of the nearest item, or None.
 
     Ties are broken by the labels, so that the order of the data does not matter.
     """
     nearest: list[Any] = [None] * len(centres)
     tree = shapely.STRtree([shape for shape, *_ in items])
-    pairs, distances = tree.query_nearest(centres, max_distance=limit, return_distance=True)
-    for (centre, item), distance in zip(pairs.T.tolist(), np.round(distances, 2), strict=True):
+    pairs, distances = tree.query_nearest(centres, max_distance=limit * metre, return_distance=True)
+    metres = np.round(distances / metre, 2)
+    for (centre, item), distance in zip(pairs.T.tolist(), metres, strict=True):
         candidate = (float(distance), tuple(items[item][1:]))
         if nearest[centre] is None or candidate < nearest[centre]:
             nearest[centre] = candidate

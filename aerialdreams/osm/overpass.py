@@ -170,7 +170,7 @@ class Overpass:
 
     def _path(self, zone: Zone) -> Path:
         key = hashlib.sha256(f"{self.server}\n{query(zone, self.radius)}".encode()).hexdigest()
-        return self.folder / f"{zone.domain}-{zone.name}-{key[:16]}.json.gz"
+        return self.folder / f"{zone.group}-{zone.name}-{key[:16]}.json.gz"
 
     def _keep(self, path: Path, body: bytes) -> None:
         with atomic_file(path) as partial:

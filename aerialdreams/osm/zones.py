@@ -1,6 +1,7 @@
-"""FLAIR's zones as areas in which OpenStreetMap is read, and the map projection of both."""
+"""Zones as areas in which OpenStreetMap is read, and their map projections."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -8,9 +9,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform, transform_bounds
 
-from aerialdreams.data.flair import EPSG, PATCH_EXTENT
-
-LAMBERT_93, WGS_84 = CRS.from_epsg(EPSG), CRS.from_epsg(4326)
+WGS_84 = CRS.from_epsg(4326)
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north
 Points = NDArray[np.float64]  # (n, 2): longitude, latitude in degrees
@@ -26,11 +25,17 @@ class SearchRadius:
 
 @dataclass(frozen=True)
 class Zone:
-    """A contiguous block of patches in a domain; OpenStreetMap is read once per zone."""
+    """A contiguous block of patches in a group; OpenStreetMap is read once per zone."""
 
-    domain: str
+    group: str
     name: str
-    bounds: Bounds  # of its patches, metres in Lambert-93
+    bounds: Bounds  # of its patches, in its CRS
+    crs: str  # EPSG code or WKT
+
+    @property
+    def metre(self) -> float:
+        """A metre in the CRS's units."""
+        return 1 / float(_parse(self.crs).linear_units_factor[1])
 
     def degrees(self, margin: float = 0.0) -> Bounds:
         """The bounds in WGS 84, widened by `margin` metres.
@@ -38,8 +43,9 @@ class Zone:
         They are rounded to 1e-7 degrees, the precision of OpenStreetMap's coordinates.
         """
         west, south, east, north = self.bounds
+        margin *= self.metre
         wide = (west - margin, south - margin, east + margin, north + margin)
-        west, south, east, north = transform_bounds(LAMBERT_93, WGS_84, *wide)
+        west, south, east, north = transform_bounds(_parse(self.crs), WGS_84, *wide)
         return round(west, 7), round(south, 7), round(east, 7), round(north, 7)
 
     def quarters(self) -> list["Zone"]:
@@ -47,33 +53,39 @@ class Zone:
         west, south, east, north = self.bounds
         x, y = (west + east) / 2, (south + north) / 2
         parts = (west, y, x, north), (x, y, east, north), (west, south, x, y), (x, south, east, y)
-        return [Zone(self.domain, self.name, part) for part in parts]
+        return [Zone(self.group, self.name, part, self.crs) for part in parts]
+
+    def project(self, points: Points) -> NDArray[np.float64]:
+        """Convert longitudes and latitudes, (n, 2), to the zone's CRS."""
+        if not len(points):
+            return points
+        x, y = transform(WGS_84, _parse(self.crs), points[:, 0], points[:, 1])
+        return np.stack([x, y], 1)
 
     def __str__(self) -> str:
-        return f"{self.domain}/{self.name}"
+        return f"{self.group}/{self.name}"
+
+
+@lru_cache(maxsize=64)
+def _parse(crs: str) -> CRS:
+    return CRS.from_user_input(crs)
 
 
 def zones_of(index: pd.DataFrame) -> list[tuple[Zone, pd.DataFrame]]:
     """Group the patch index by zone.
 
     Args:
-        index: rows of the patch index, with domain, zone, origin_x and origin_y.
+        index: rows of the patch index.
 
     Returns:
-        Each zone with its rows, in order of the zones' first rows.
+        Each zone with its rows, in order of the zones' first rows. Patches without a place on the
+        Earth are left out.
     """
     zones = []
-    for (domain, name), patches in index.groupby(["domain", "zone"], sort=False):
-        x, y = patches["origin_x"], patches["origin_y"]
-        west, south = round(float(x.min()), 1), round(float(y.min()) - PATCH_EXTENT, 1)
-        east, north = round(float(x.max()) + PATCH_EXTENT, 1), round(float(y.max()), 1)
-        zones.append((Zone(domain, name, (west, south, east, north)), patches))
+    placed = index[index["longitude"].notna()]
+    for (group, name, crs), patches in placed.groupby(["group", "zone", "crs"], sort=False):
+        x, y, extent = patches["origin_x"], patches["origin_y"], patches["extent"]
+        west, south = round(float(x.min()), 1), round(float((y - extent).min()), 1)
+        east, north = round(float((x + extent).max()), 1), round(float(y.max()), 1)
+        zones.append((Zone(group, name, (west, south, east, north), crs), patches))
     return zones
-
-
-def project(points: Points) -> NDArray[np.float64]:
-    """Convert longitudes and latitudes, (n, 2), to metres in Lambert-93."""
-    if not len(points):
-        return points
-    x, y = transform(WGS_84, LAMBERT_93, points[:, 0], points[:, 1])
-    return np.stack([x, y], 1)

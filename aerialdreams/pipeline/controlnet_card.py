@@ -2,7 +2,8 @@
 
 import json
 
-from aerialdreams.data.credits import IGN_CREDIT, OSM_CREDIT
+from aerialdreams.data.dataset import median_pixel_size
+from aerialdreams.data.land_cover import class_ids
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import BASE, DATASET
@@ -21,9 +22,9 @@ pipeline = StableDiffusionControlNetPipeline.from_pretrained(
 pipeline.scheduler = DDIMScheduler.from_config(
     pipeline.scheduler.config, timestep_spacing="trailing")
 
-mask = Image.open("mask.png").resize(({size}, {size}), Image.Resampling.NEAREST)  # ids 1 to 19
+mask = Image.open("mask.png").resize(({size}, {size}), Image.Resampling.NEAREST)
 {condition}
-image = pipeline("Aerial view of France.", condition, guidance_scale={guidance:g},
+image = pipeline("Aerial view.", condition, guidance_scale={guidance:g},
                  controlnet_conditioning_scale={scale:g}, num_inference_steps={steps},
                  generator=torch.Generator().manual_seed(0)).images[0]
 image.save("photograph.png")
@@ -32,16 +33,16 @@ image.save("photograph.png")
 # Lines of the example that prepare the mask, by train_controlnet.conditioning.
 PREPARE_MASK = {
     "one_hot": """\
-ids = torch.from_numpy(np.array(mask)).long()[None] - 1
-condition = torch.nn.functional.one_hot(ids, 19).permute(0, 3, 1, 2).float()""",
+class_ids = torch.tensor({class_ids})
+condition = (torch.from_numpy(np.array(mask)) == class_ids[:, None, None])[None].float()""",
     "colours": """\
-condition = mask.convert("RGB")  # a paletted PNG in FLAIR's colours""",
+condition = mask.convert("RGB")  # a paletted PNG in the classes' colours""",
 }
 
 # Description of the conditioning input.
 CONDITIONING = {
-    "one_hot": "the one-hot encoded mask, 19 channels of 0 and 1, channel = FLAIR class id - 1",
-    "colours": "the mask in FLAIR's colours",
+    "one_hot": "the one-hot encoded mask, a channel of 0 and 1 for each class of the table below",
+    "colours": "the mask in the colours of the table below",
 }
 
 
@@ -53,7 +54,7 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
         loss: mean training loss of the last steps.
         validation_loss: validation loss of the saved weights.
     """
-    stage = params.train_controlnet
+    stage, spec = params.train_controlnet, params.dataset_spec
     base_info = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
     base = {
         "tiny": "a tiny Stable Diffusion, trained from scratch by the pipeline",
@@ -72,22 +73,28 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
     )
     example = EXAMPLE.format(
         size=params.image_size,
-        condition=PREPARE_MASK[stage.conditioning],
+        condition=PREPARE_MASK[stage.conditioning].format(class_ids=class_ids(spec.classes)),
         guidance=stage.sampling.guidance,
         steps=stage.sampling.steps,
         scale=stage.sampling.conditioning_scale,
+    )
+    classes = "\n".join(f"| {row.id} | {row.name} | `{row.colour}` |" for row in spec.classes)
+    extent = median_pixel_size() * spec.patch_size
+    places = "".join(
+        f"- Trained on captions with place names {credit}, https://www.openstreetmap.org/copyright.\n"
+        for credit in params.credits[1:]
     )
     return f"""---
 license: other
 license_name: {base_info["license"] or "see-card"}
 library_name: diffusers
 pipeline_tag: text-to-image
-tags: [controlnet, aerial, land-cover, FLAIR]
+tags: [controlnet, aerial, land-cover, AerialDreams]
 ---
 # A ControlNet that generates aerial photographs from land-cover masks
 
 Conditioning: {CONDITIONING[stage.conditioning]}. Mask and image have
-{params.image_size} x {params.image_size} pixels for a patch of 102.4 m. Generated images are
+{params.image_size} x {params.image_size} pixels for a patch of {extent:.4g} m. Generated images are
 synthetic and show no real place.
 
 | | |
@@ -96,7 +103,13 @@ synthetic and show no real place.
 | dataset | MD5 {dvc_md5(DATASET)}, as in the `dvc.lock` of the AerialDreams project |
 | loss | {loss:.6f}, mean of the last steps; {validation_loss:.6f} on validation patches |
 
-{unlocked}## Example
+{unlocked}## Classes
+
+| id | class | colour |
+|---|---|---|
+{classes}
+
+## Example
 
 ```python{example}```
 
@@ -109,7 +122,5 @@ synthetic and show no real place.
 ## Licence and credits
 
 - The base model's licence also applies to this model: {licence}.
-- Trained on images and masks of {IGN_CREDIT}, https://ignf.github.io/FLAIR/, and on captions with
-  place names {OSM_CREDIT}, https://www.openstreetmap.org/copyright. With raw_patches.source sample,
-  AerialDreams has drawn both in the same formats.
-"""
+- Trained on images and masks of {spec.credit}{f", {spec.url}" if spec.url else ""}.
+{places}"""

@@ -11,14 +11,11 @@ import yaml
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.paths import CONTROLNET, DATASET
 
-# Phrases that a card must contain: the credits that FLAIR's and OpenStreetMap's licences demand.
-CREDITS = ("IGN", "Licence Ouverte", "OpenStreetMap contributors", "ODbL")
-
 # By name of what can be published: its folder, the hub's type of repository, required files.
 FOLDERS = {"dataset": DATASET, "controlnet": CONTROLNET}
 REPO_TYPES = {"dataset": "dataset", "controlnet": "model"}
 REQUIRED_FILES = {
-    "dataset": ("data/train-*.parquet", "data/validation-*.parquet", "data/test-*.parquet"),
+    "dataset": ("data/train-*.parquet",),
     "controlnet": ("config.json", "*.safetensors", "aerialdreams.json"),
 }
 
@@ -35,11 +32,12 @@ class Upload:
     licence: str
 
 
-def check_upload(name: str) -> Upload:
+def check_upload(name: str, credits: list[str]) -> Upload:
     """Check a folder before it is uploaded.
 
     Args:
         name: "dataset" or "controlnet".
+        credits: credit lines that its card must contain.
 
     Raises:
         UserError: a file is missing or damaged, or the card lacks a licence or a credit.
@@ -57,13 +55,13 @@ def check_upload(name: str) -> Upload:
             raise UserError(
                 f"{shard}: cannot be read ({error}); run `dvc checkout {folder}`"
             ) from None
-    licence = licence_of(folder / "README.md")
+    licence = licence_of(folder / "README.md", credits)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sizes = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
     return Upload(folder, REPO_TYPES[name], sizes, licence)
 
 
-def licence_of(card: Path) -> str:
+def licence_of(card: Path, credits: list[str]) -> str:
     """The licence in a card's metadata.
 
     Raises:
@@ -77,7 +75,7 @@ def licence_of(card: Path) -> str:
         metadata = {}
     licence = metadata.get("license_name") or metadata.get("license")
     missing = [] if licence and licence != UNKNOWN_LICENCE else ["a licence in its metadata"]
-    missing += [credit for credit in CREDITS if credit not in body]
+    missing += [credit for credit in credits if credit not in body]
     if missing:
         raise UserError(
             f"{card}: lacks {', '.join(missing)}; nothing is uploaded without licence and credits:"
@@ -86,7 +84,9 @@ def licence_of(card: Path) -> str:
     return str(licence)
 
 
-def publish(name: str, repo: str, private: bool, revision: str, dry_run: bool) -> str:
+def publish(
+    name: str, repo: str, private: bool, revision: str, dry_run: bool, credits: list[str]
+) -> str:
     """Upload a folder to the hub. Files that the hub has already are not sent again.
 
     Args:
@@ -95,6 +95,7 @@ def publish(name: str, repo: str, private: bool, revision: str, dry_run: bool) -
         private: whether a new repository is private.
         revision: the branch.
         dry_run: list the files instead of uploading them.
+        credits: credit lines that its card must contain.
 
     Returns:
         A summary; of a dry run, also names and sizes of the files.
@@ -103,7 +104,7 @@ def publish(name: str, repo: str, private: bool, revision: str, dry_run: bool) -
         UserError: see `check_upload`; or the hub rejects the token or the repository's name.
         WorkError: the hub cannot be reached, or failed.
     """
-    upload = check_upload(name)
+    upload = check_upload(name, credits)
     total = sum(size for _, size in upload.files) / 1e6
     summary = f"{upload.repo_type} {repo} at {revision}, {'private' if private else 'public'}"
     summary += f", licence {upload.licence}: {len(upload.files)} files, {total:.1f} MB"

@@ -1,14 +1,15 @@
 """A page of the zones: their positions, the commune of each patch, an example caption."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
-from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.pipeline.html import render
 
 CELL = 14  # pixels of a patch in its zone's grid
 MAP = 520  # pixels of the map's longer side
+METRES_PER_DEGREE = 111_320  # of latitude
 MARGIN = 10  # pixels around the map
 # For a zone's communes: colours that most colour-blind readers can tell apart (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442")
@@ -49,7 +50,7 @@ class Zone:
     """A zone's patches in their grid, coloured by commune.
 
     Attributes:
-        name: domain and zone.
+        name: group and zone.
         area: square kilometres.
         width: of the grid, pixels.
         height: of the grid, pixels.
@@ -67,28 +68,40 @@ class Zone:
     caption: str
 
 
-def zones_page(patches: pd.DataFrame, osm_metadata: pd.DataFrame, credit: str) -> str:
+def zones_page(
+    patches: pd.DataFrame, osm_metadata: pd.DataFrame, patch_size: int, credit: str
+) -> str:
     """The page as HTML.
 
     Args:
         patches: rows of the index, with a column `caption`.
         osm_metadata: OpenStreetMap metadata of the same patches; patch_id and commune are read.
+        patch_size: height and width of a patch, pixels.
         credit: credit line of the data.
     """
     joined = patches.merge(osm_metadata[["patch_id", "commune"]], on="patch_id")
-    groups = [(f"{d}-{z}", rows) for (d, z), rows in joined.groupby(["domain", "zone"], sort=False)]
+    groups = [(f"{d}-{z}", rows) for (d, z), rows in joined.groupby(["group", "zone"], sort=False)]
     return render(
         "zones.html",
         title=f"{len(joined)} patches in {len(groups)} zones",
-        map=_map(groups),
-        zones=[_zone(name, rows) for name, rows in groups],
+        map=_map([(name, rows) for name, rows in groups if rows["longitude"].notna().all()]),
+        zones=[_zone(name, rows, patch_size) for name, rows in groups],
         credit=credit,
     )
 
 
-def _map(groups: list[tuple[str, pd.DataFrame]]) -> Map:
-    x = [rows["origin_x"].mean() for _, rows in groups]
-    y = [rows["origin_y"].mean() for _, rows in groups]
+def _map(groups: list[tuple[str, pd.DataFrame]]) -> Map | None:
+    """The zones of known place; None if there are none."""
+    if not groups:
+        return None
+    # Zones in one CRS are drawn in its plane, others in a plate carrée of their latitude.
+    if len({crs for _, rows in groups for crs in rows["crs"]}) == 1:
+        x = [rows["origin_x"].mean() for _, rows in groups]
+        y = [rows["origin_y"].mean() for _, rows in groups]
+    else:
+        y = [METRES_PER_DEGREE * rows["latitude"].mean() for _, rows in groups]
+        shrink = math.cos(math.radians(sum(y) / len(y) / METRES_PER_DEGREE))
+        x = [METRES_PER_DEGREE * shrink * rows["longitude"].mean() for _, rows in groups]
     west, east, south, north = min(x), max(x), min(y), max(y)
     scale = (MAP - 2 * MARGIN) / max(east - west, north - south, 1)
     points = [
@@ -106,7 +119,7 @@ def _map(groups: list[tuple[str, pd.DataFrame]]) -> Map:
     )
 
 
-def _zone(name: str, rows: pd.DataFrame) -> Zone:
+def _zone(name: str, rows: pd.DataFrame, patch_size: int) -> Zone:
     communes = [None if pd.isna(commune) else str(commune) for commune in rows["commune"]]
     known = sorted({commune for commune in communes if commune})
     colours = {c: COLOURS[number % len(COLOURS)] for number, c in enumerate(known)}
@@ -121,7 +134,7 @@ def _zone(name: str, rows: pd.DataFrame) -> Zone:
     ]
     return Zone(
         name=name,
-        area=f"{len(rows) * (PATCH_SIZE * PIXEL_SIZE / 1000) ** 2:.2f}",
+        area=f"{((patch_size * rows['pixel_size'] / 1000) ** 2).sum():.2f}",
         width=int(rows["zone_column"].max() + 1) * CELL,
         height=int(rows["zone_row"].max() + 1) * CELL,
         cells=cells,

@@ -1,6 +1,6 @@
 """Every training's loss: targets, per-sample losses and weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from diffusers.training_utils import compute_snr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aerialdreams.data.land_cover import class_pixel_counts
+from aerialdreams.data.land_cover import IGNORED, class_pixel_counts
 from aerialdreams.errors import UserError
 
 
@@ -77,34 +77,38 @@ def vae_loss(decoded: Tensor, images: Tensor, kl: Tensor, kl_weight: float) -> T
     return error.abs().mean() + squares + kl_weight * kl
 
 
-def segmentation_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+def segmentation_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of a segmenter: the mean over all pixels, weighted by class.
 
     The mean is taken here and not by `cross_entropy`, whose own has no deterministic form on CUDA.
 
     Args:
         logits: (batch, classes, height, width).
-        masks: class ids from 1, (batch, height, width).
+        targets: positions in the class table, (batch, height, width); IGNORED pixels do not count.
         weights: of each class, (classes,); see `class_weights`.
     """
-    targets = masks.long() - 1
-    losses = torch.nn.functional.cross_entropy(logits, targets, weights, reduction="none")
-    return losses.sum() / weights[targets].sum()
+    targets = targets.long()
+    losses = torch.nn.functional.cross_entropy(
+        logits, targets, weights, ignore_index=IGNORED, reduction="none"
+    )
+    with_zero = torch.cat([weights, weights.new_zeros(IGNORED + 1 - len(weights))])
+    return losses.sum() / with_zero[targets].sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
 
-def class_weights(masks: Iterable[NDArray[np.uint8]]) -> Tensor:
+def class_weights(masks: Iterable[NDArray[np.uint8]], class_ids: Sequence[int]) -> Tensor:
     """Weight of each class in a segmenter's loss: the inverse square root of its frequency.
 
     Without it rare classes are never predicted. The mean over all pixels is 1; a class that occurs
     in no mask has weight 0.
 
     Args:
-        masks: class ids from 1.
+        masks: class ids, of any shape.
+        class_ids: of the class table, in its order.
 
     Returns:
         Shape (classes,).
     """
-    pixels = np.sum([class_pixel_counts(mask) for mask in masks], axis=0)
+    pixels = np.sum([class_pixel_counts(mask, class_ids) for mask in masks], axis=0)
     shares = torch.from_numpy(pixels / pixels.sum())
     roots = torch.where(shares > 0, shares.rsqrt(), 0.0)
     return (roots / (roots * shares).sum()).float()

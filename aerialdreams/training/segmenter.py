@@ -18,6 +18,7 @@ from aerialdreams.data.augmentation import (
     jitter_colours,
     orient,
 )
+from aerialdreams.data.land_cover import class_positions
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import batch_indices, load_batches
@@ -42,7 +43,7 @@ class SegmenterSettings:
     Attributes:
         seed: of weights and draws.
         channels: width of each level of the U-Net.
-        num_classes: classes of the land-cover table.
+        class_ids: of the class table, in its order.
         steps: training steps.
         batch_size: patches of a step.
         learning_rate: peak learning rate.
@@ -50,7 +51,7 @@ class SegmenterSettings:
 
     seed: int
     channels: list[int]
-    num_classes: int
+    class_ids: list[int]
     steps: int
     batch_size: int
     learning_rate: float
@@ -89,11 +90,12 @@ def train_segmenter(
     """
     torch.manual_seed(settings.seed)
     model, losses = (
-        Segmenter(settings.channels, settings.num_classes).to(device),
+        Segmenter(settings.channels, len(settings.class_ids)).to(device),
         LossCurve("segmenter"),
     )
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
     class_weights = class_weights.to(device)
+    positions = torch.from_numpy(class_positions(settings.class_ids)).to(device)
     warmup_steps = min(WARMUP_STEPS, settings.steps // 4)
     parts = {"model": model, "optimizer": optimizer, "losses": losses}
     checkpoint = Checkpoint(folder / "segmenter.pt", parts, device)
@@ -107,7 +109,7 @@ def train_segmenter(
             inputs = jitter_colours(images_to_tensor(images), settings.seed, step)
             inputs = blur_and_add_noise(inputs, settings.seed, step)
             logits = model(inputs.to(device))
-            loss = segmentation_loss(logits, masks.to(device), class_weights)
+            loss = segmentation_loss(logits, positions[masks.to(device).long()], class_weights)
 
             optimizer.zero_grad()
             loss.backward()

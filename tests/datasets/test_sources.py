@@ -89,7 +89,7 @@ def test_the_index_reads_igns_layout(site: Site, params: Params) -> None:
         path.relative_to("data/raw").as_posix() for path in Path("data/raw").rglob("*.tif")
     )
     assert any(f.startswith("flair_labels_train/flair_labels_train/") for f in files)
-    pairs = patch_index.find_pairs(Path("data/raw"), {})
+    pairs = patch_index.find_pairs(Path("data/raw"), {}, params.dataset_spec)
     rows = [patch_index.check(pair) for pair in pairs]
     assert [row["patch_id"] for row in rows if isinstance(row, dict)] == [
         pair.patch_id for pair in pairs
@@ -134,10 +134,10 @@ def test_domains_from_hugging_face(hub: Hub, params: Params) -> None:
     assert origin["files"][f"{domains[0]}.zip"] == sha256
     metadata = json.loads(Path("data/raw/flair-1_metadata_aerial.json").read_text())
     assert metadata == json.loads((DATA / "flair/flair-1_metadata_aerial.json").read_text())
-    for pair in patch_index.find_pairs(Path("data/raw"), metadata):
+    for pair in patch_index.find_pairs(Path("data/raw"), metadata, params.dataset_spec):
         row = patch_index.check(pair)
         assert isinstance(row, dict), row
-        assert row["domain"] in domains
+        assert row["group"] in domains
         assert row["date"] == metadata[f"IMG_{pair.patch_id}"]["date"]
 
 
@@ -164,7 +164,7 @@ def test_a_folder_is_linked_and_left_as_it_is(
     linked = changed(params, raw_patches={"source": "folder", "folder": str(disk)})
     assert raw_patches.main(linked) == f"6 tiles of 3 domains in {disk} linked"
     assert all(path.is_symlink() for path in Path("data/raw").rglob("*.tif"))
-    assert len(patch_index.find_pairs(Path("data/raw"), {})) == 3
+    assert len(patch_index.find_pairs(Path("data/raw"), {}, params.dataset_spec)) == 3
     raw_patches.main(linked)  # again: what was linked is not touched
     assert {path: path.stat().st_mtime_ns for path in disk.rglob("*")} == before
     with pytest.raises(UserError, match=r"raw_patches\.folder: 'nowhere' is not a folder"):
@@ -196,7 +196,7 @@ def test_links_to_folders_are_followed_and_upper_case_names_are_taken(
     image = next(path for path in (workdir / "disk2").rglob("IMG_*.tif"))
     image.rename(image.with_suffix(".TIF"))
     assert raw_patches.main(of_folder(params, "disk1")) == "6 tiles of 3 domains in disk1 linked"
-    assert len(patch_index.find_pairs(Path("data/raw"), {})) == 3
+    assert len(patch_index.find_pairs(Path("data/raw"), {}, params.dataset_spec)) == 3
 
 
 @pytest.mark.parametrize("folder", ["data/raw", "data", ".", "data/raw/D004_2021", "link"])

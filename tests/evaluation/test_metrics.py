@@ -19,13 +19,14 @@ from aerialdreams.evaluation.metrics import (
     spread,
 )
 
-NAMES = [f"class {number}" for number in range(1, 20)]
+IDS = list(range(1, 20))
+NAMES = [f"class {number}" for number in IDS]
 
 
 def test_agreement_calculated_by_hand() -> None:
     truth = np.array([[1, 1, 1, 1], [2, 2, 2, 19]], np.uint8)
     predicted = np.array([[1, 1, 1, 2], [2, 2, 3, 19]], np.uint8)
-    result = agreement(confusion(truth, predicted), NAMES)
+    result = agreement(confusion(truth, predicted, IDS), NAMES)
     assert result["iou"] == {"class 1": 3 / 4, "class 2": 2 / 4, "class 19": 1.0}
     assert result["miou"] == pytest.approx((3 / 4 + 2 / 4 + 1) / 3)
     assert result["pixel_accuracy"] == 6 / 8
@@ -73,7 +74,7 @@ def test_intervals_contain_the_value_and_narrow_with_more_images() -> None:
         truth = rng.integers(1, 4, (count, 100), np.uint8)
         wrong = rng.random((count, 100)) < 0.3
         predicted = np.where(wrong, rng.integers(1, 4, (count, 100)), truth).astype(np.uint8)
-        return np.stack([confusion(*pair) for pair in zip(truth, predicted, strict=True)])
+        return np.stack([confusion(*pair, IDS) for pair in zip(truth, predicted, strict=True)])
 
     widths = []
     for count in (20, 500):
@@ -116,8 +117,8 @@ def test_density_and_coverage() -> None:
 def test_share_errors_calculated_by_hand() -> None:
     truth, predicted = np.array([[1, 1, 2, 2]], np.uint8), np.array([[2, 2, 1, 3]], np.uint8)
     # Shares of classes 1 to 3: 1/2, 1/2, 0 in the mask and 1/4, 1/2, 1/4 in the prediction.
-    assert share_errors(confusion(truth, predicted)[None])[0] == pytest.approx(0.25)
-    assert share_errors(confusion(truth, truth[:, ::-1])[None])[0] == 0
+    assert share_errors(confusion(truth, predicted, IDS)[None])[0] == pytest.approx(0.25)
+    assert share_errors(confusion(truth, truth[:, ::-1], IDS)[None])[0] == 0
 
 
 def test_interval_of_the_frechet_distance() -> None:

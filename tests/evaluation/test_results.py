@@ -12,6 +12,7 @@ from PIL import Image
 
 from aerialdreams.data.dataset import read_patches
 from aerialdreams.data.images import read_image, resize_image, resize_mask, write_image
+from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation import image_sets
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
 from aerialdreams.params import load_params
@@ -36,7 +37,7 @@ def test_evaluation_of_images_with_known_quality(
     def evaluate(images: list[NDArray[np.uint8]]) -> dict:
         for patch, image in zip(patches, images, strict=True):
             write_image(generated / f"IMG_{patch.patch_id}.png", image)
-        segmenter = SegmenterFeatures(torch.device("cpu"))
+        segmenter = SegmenterFeatures(torch.device("cpu"), class_ids(params.classes))
         spaces = {"judge": segmenter}
         train = evaluate_FID.train_features(spaces, params, SINGLE_PROCESS)
         sets, _ = evaluate_FID.evaluation_sets(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rasterio.warp import transform
 
-from aerialdreams.data.index import INDEX_SCHEMA, SPLITS, read_index
+from aerialdreams.data.index import SPLITS, index_schema, read_index
 from aerialdreams.errors import UserError
 from aerialdreams.osm.extract import Extract
 from aerialdreams.osm.outlines import outlines
@@ -37,12 +37,13 @@ def write_index(patches: list[tuple[str, str, str, float, float]], splits: bool 
     All are in the train split; with `splits` the three splits alternate.
     """
     rows = [
-        {"patch_id": patch_id, "domain": domain, "zone": zone, "origin_x": x, "origin_y": y}
+        {"patch_id": patch_id, "group": domain, "zone": zone, "origin_x": x, "origin_y": y}
+        | {"crs": "EPSG:2154", "extent": 102.4, "longitude": 7.4, "latitude": 43.7}
         | {"pixels": [512 * 512] + [0] * 18, "zone_row": number // 3, "zone_column": number % 3}
         | {"split": SPLITS[number % 3] if splits else "train"}
         for number, (patch_id, domain, zone, x, y) in enumerate(patches)
     ]
-    write_table(INDEX, rows, INDEX_SCHEMA)
+    write_table(INDEX, rows, index_schema(19))
 
 
 def recorded_patches(folder: Path = DATA) -> list[tuple[str, str, str, float, float]]:

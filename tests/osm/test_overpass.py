@@ -49,7 +49,7 @@ def zone() -> Zone:
     bounds = next(
         z["lambert93_bounds"] for z in recorded_zones(DATA / "osm") if "one-commune" in z["name"]
     )
-    return Zone("D006_2020", "Z1_UU", tuple(bounds))
+    return Zone("D006_2020", "Z1_UU", tuple(bounds), "EPSG:2154")
 
 
 def overpass_of(params: Params, folder: Path) -> Overpass:
@@ -246,7 +246,7 @@ def test_query_has_the_statements_of_the_recorded_query(params: Params, shared: 
     bounds = next(
         z["lambert93_bounds"] for z in recorded_zones(shared / "osm") if "la-turbie" in z["name"]
     )
-    text = overpass.query(Zone("D006_2020", "Z1_UU", tuple(bounds)), radius_of(params))
+    text = overpass.query(Zone("D006_2020", "Z1_UU", tuple(bounds), "EPSG:2154"), radius_of(params))
     recorded = (shared / "osm/overpass/one-commune-la-turbie.overpassql").read_text()
     boxes = re.compile(r"\([-\d.]+(?:,[-\d.]+)+\)")
 

@@ -63,7 +63,7 @@ def zones(indexed: Params) -> str:
     patches = read_index()
     communes = [f"Saint-{SCRIPT}", "Fontréal", None]
     places = pd.DataFrame({"patch_id": patches["patch_id"], "commune": communes})
-    return zones_page(patches.assign(caption=CAPTION), places, "IGN")
+    return zones_page(patches.assign(caption=CAPTION), places, 512, "IGN")
 
 
 def experiment(name: str, template: str, seed: int) -> Experiment:

@@ -32,7 +32,7 @@ def many(raw: Path, params: Params) -> Params:
             target = path.with_name(f"{path.stem[:4]}{number:06d}.tif")
             if not target.exists():
                 shutil.copyfile(path, target)
-    domains = {"validation_domains": ["D004_2021"], "test_domains": ["D051_2019"]}
+    domains = {"validation_groups": ["D004_2021"], "test_groups": ["D051_2019"]}
     ready = changed(params, patch_index=domains)
     patch_index.main(ready)
     return ready

@@ -38,8 +38,7 @@ def test_the_projects_own_params_are_valid() -> None:
         (("train_controlnet", "steps"), 0, r"train_controlnet\.steps: is 0; .*greater than"),
         (("raw_patches", "source"), "ftp", r"raw_patches\.source: is 'ftp'; .*'sample'"),
         (("captions", "templates"), [["{town}"]], r"captions\.templates: .* no field 'town'; "),
-        (("patch_index", "test_domains"), ["D014_2020"], r"patch_index: D014_2020: in both"),
-        (("patch_index", "test_domains"), ["Paris"], r"patch_index\.test_domains\.0: is 'Paris'"),
+        (("patch_index", "test_groups"), ["D014_2020"], r"patch_index: D014_2020: in both"),
         (("train_controlnet", "processes"), 3, r"train_controlnet: batch_size: is 8; must be"),
         (("train_controlnet", "augment"), True, r"augment: is true; set encode_latents\.all_or"),
         (("image_size",), 100, r"image_size: is 100; .*multiple of 16"),
@@ -66,12 +65,42 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
-def test_the_class_table_has_nineteen_rows(tmp_path: Path) -> None:
-    table = yaml.safe_load((ROOT / "params.yaml").read_text())["classes"]
-    with pytest.raises(UserError, match=r"classes: 18 entries; FLAIR #1 has 19"):
-        load_changed(tmp_path, "classes", value=table[:18])
-    with pytest.raises(UserError, match=r"classes: colour '#db0e9a' is used twice"):
-        load_changed(tmp_path, "classes", value=[*table[:18], table[0] | {"name": "more"}])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("classes", slice(0, 1), r"dataset_spec\.classes: .*at least 2"),
+        ("classes", {"colour": "#db0e9a"}, r"colour '#db0e9a' is used twice, by building and more"),
+        ("classes", {"values": [3]}, r"id 3 is used twice, by impervious surface and more"),
+        ("classes", {"values": [300, 4]}, r"id 4 is used twice, by bare soil and more"),
+        ("published_percentages", [1.0], r"published_percentages: 1 entries for 19 classes"),
+        ("ignored", [7], r"ignored: 7 is a class's value"),
+        ("value_range", [255, 0], r"value_range: \[255.0, 0.0\] is not ascending"),
+        ("crs", "EPSG:4326", r"'EPSG:4326' is not a projected CRS"),
+        ("crs", "EPSG:99", r"'EPSG:99' is not a CRS that PROJ knows"),
+    ],
+)
+def test_a_dataset_spec_that_contradicts_itself(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    table = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset_spec"]["classes"]
+    if isinstance(value, slice):
+        value = table[value]
+    elif isinstance(value, dict):
+        value = [*table, {"name": "more", "colour": "#123456"} | value]
+    with pytest.raises(UserError, match=message):
+        load_changed(tmp_path, "dataset_spec", key, value=value)
+
+
+def test_the_first_number_among_a_classs_values_is_its_id(tmp_path: Path) -> None:
+    rows = [
+        {"name": "no building", "colour": "#ffffff", "values": [0]},
+        {"name": "building", "colour": "#000000", "values": [255, "#ff0000"]},
+        {"name": "road", "colour": "#00ff00", "values": [7, 8]},
+    ]
+    spec = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset_spec"]
+    spec |= {"classes": rows, "published_percentages": []}
+    params = load_changed(tmp_path, "dataset_spec", value=spec)
+    assert [row.id for row in params.classes] == [0, 2, 7]
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:

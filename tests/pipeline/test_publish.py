@@ -15,6 +15,7 @@ import pytest
 from aerialdreams.errors import UserError, WorkError
 from aerialdreams.pipeline.publish import publish
 
+CREDITS = ["IGN", "Licence Ouverte", "OpenStreetMap contributors", "ODbL"]
 CARD = """---
 license: other
 license_name: licence-ouverte-2.0-and-odbl-1.0
@@ -76,7 +77,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
 
 
 def test_a_dry_run_says_what_would_leave(dataset: Path, hub: dict) -> None:
-    said = publish("dataset", "me/patches", private=True, revision="v1", dry_run=True)
+    said = publish(
+        "dataset", "me/patches", private=True, revision="v1", dry_run=True, credits=CREDITS
+    )
     for path in dataset.rglob("*.*"):
         assert f"{path.stat().st_size:,}  {path.relative_to(dataset)}" in said
     assert "would publish dataset me/patches at v1, private, licence licence-ouverte" in said
@@ -103,30 +106,42 @@ def test_without_licence_or_credits_nothing_leaves(
 ) -> None:
     (dataset / "README.md").write_text(CARD.replace(old, new))
     with pytest.raises(UserError, match=rf"README\.md: lacks .*{message}.*; nothing is uploaded"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=False)
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=False, credits=CREDITS
+        )
     (dataset / "README.md").unlink()
     with pytest.raises(UserError, match=r"README\.md: lacks"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=True)
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=True, credits=CREDITS
+        )
     assert hub["asked"] == []
 
 
 def test_half_a_dataset_does_not_leave(dataset: Path) -> None:
-    shard = dataset / "data/test-00000-of-00001.parquet"
+    shard = dataset / "data/train-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"test-00000.*: cannot be read"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=True)
+    with pytest.raises(UserError, match=r"train-00000.*: cannot be read"):
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=True, credits=CREDITS
+        )
     shard.unlink()
-    with pytest.raises(UserError, match=r"data/dataset: has no data/test-\*\.parquet"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=True)
+    with pytest.raises(UserError, match=r"data/dataset: has no data/train-\*\.parquet"):
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=True, credits=CREDITS
+        )
     shutil.rmtree(dataset)
     with pytest.raises(UserError, match=r"data/dataset: not found"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=True)
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=True, credits=CREDITS
+        )
 
 
 def test_the_hub_is_asked_for_what_was_said(dataset: Path, hub: dict) -> None:
     """Up to the upload's boundary, where this hub says that it is full."""
     with pytest.raises(WorkError, match=r"me/patches: .*try again"):
-        publish("dataset", "me/patches", private=True, revision="v1", dry_run=False)
+        publish(
+            "dataset", "me/patches", private=True, revision="v1", dry_run=False, credits=CREDITS
+        )
     (made, body, token), *_ = hub["asked"]
     assert made == "/api/repos/create" and token == "Bearer hf_test"
     assert json.loads(body)["type"] == "dataset" and json.loads(body)["name"] == "patches"
@@ -139,10 +154,14 @@ def test_the_hub_is_asked_for_what_was_said(dataset: Path, hub: dict) -> None:
 def test_a_token_that_may_not_write(dataset: Path, hub: dict) -> None:
     hub["status"] = 401
     with pytest.raises(UserError, match=r"me/patches: the hub denies write access .*HF_TOKEN"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=False)
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=False, credits=CREDITS
+        )
 
 
 def test_no_hub(dataset: Path, hub: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(WorkError, match=r"me/patches: the hub cannot be reached"):
-        publish("dataset", "me/patches", private=False, revision="main", dry_run=False)
+        publish(
+            "dataset", "me/patches", private=False, revision="main", dry_run=False, credits=CREDITS
+        )

@@ -100,7 +100,7 @@ def write_patches(split: str, count: int, draw: np.random.Generator, params: Par
         rows["captions"].append([f"Aerial view of {number}.", f"Number {number} from above."])
         rows["caption"].append(rows["captions"][-1][0])
         rows["patch_id"].append(f"{number:06d}")
-        rows["domain"].append("D014_2020")
+        rows["group"].append("D014_2020")
         rows["zone"].append("Z1_UA")
         rows["origin_x"].append(700_000 + 102.4 * number)
         rows["origin_y"].append(6_600_000.0)

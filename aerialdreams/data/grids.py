@@ -1,0 +1,150 @@
+"""Grids of square pixels of one size on the ground, and rasters resampled to them."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform
+from rasterio.warp import transform as transform_points
+
+from aerialdreams.data.georeference import (
+    TOLERANCE,
+    GeoReference,
+    NotSquareError,
+    geodesic_pixel_size,
+    ground_pixel_size,
+    unit_in_metres,
+)
+from aerialdreams.data.mask_files import georeference_of
+from aerialdreams.errors import UserError
+
+
+class LocalGrid(NamedTuple):
+    """The grid on which an image is cut.
+
+    Attributes:
+        transform: from columns and rows to coordinates in `crs`.
+        crs: None if the image has a transform, but no CRS.
+        width: pixels.
+        height: pixels.
+        source_crs: of the image's file.
+        source_transform: of the image's file.
+        warped: whether the image must be resampled to it.
+    """
+
+    transform: Affine
+    crs: CRS | None
+    width: int
+    height: int
+    source_crs: CRS | None
+    source_transform: Affine
+    warped: bool
+
+
+def metric_grid(path: Path, file: Any, crs: str | None, warp: bool) -> LocalGrid | None:
+    """The grid on which an image is cut; None if it has no georeference.
+
+    Args:
+        path: the image, for messages.
+        file: the image, open.
+        crs: the dataset's CRS, which overrides the file's; None for the file's.
+        warp: whether an image whose own grid is no grid of squares of one size on the ground may be
+            warped to the UTM zone of its centre.
+
+    Raises:
+        UserError: the image needs a warp that is not allowed.
+    """
+    own = georeference_of(file)
+    if not own:
+        return None
+    reference = GeoReference(own.transform, CRS.from_user_input(crs) if crs else own.crs)
+    problem = _problem(reference, file.width, file.height)
+    if not problem:
+        return LocalGrid(
+            *reference, file.width, file.height, reference.crs, reference.transform, False
+        )
+    if not reference.crs:
+        raise UserError(f"{path}: {problem}, and has no CRS; add one with `gdal_edit.py -a_srs`")
+    target, size = _utm_zone(reference, file.width, file.height)
+    if not warp:
+        raise UserError(
+            f"{path}: {problem}; set raw_patches.pairs.warp to true, or warp image and mask with"
+            f" `gdalwarp -t_srs {target.to_string()} -tr {size:.4g} {size:.4g}`, masks with -r near"
+        )
+    transform, width, height = calculate_default_transform(
+        reference.crs,
+        target,
+        file.width,
+        file.height,
+        *_bounds(reference.transform, file.width, file.height),
+        resolution=size,
+    )
+    return LocalGrid(
+        transform, target, int(width), int(height), reference.crs, reference.transform, True
+    )
+
+
+def _problem(reference: GeoReference, width: int, height: int) -> str | None:
+    """Why a grid has no squares of one size on the ground, in line with its CRS; None if it has."""
+    transform, crs = reference
+    if crs and crs.is_geographic:
+        return "is in degrees"
+    try:
+        size = ground_pixel_size(reference, width, height)
+    except NotSquareError as error:
+        return str(error)
+    nominal = transform.a * (unit_in_metres(crs) if crs else 1.0)
+    if abs(size / nominal - 1) > TOLERANCE:
+        return f"is in a stretched projection: {nominal:.4g} m of its CRS are {size:.4g} m"
+    return None
+
+
+def _utm_zone(reference: GeoReference, width: int, height: int) -> tuple[CRS, float]:
+    """The UTM zone of a raster's centre, and the size of its pixels on the ground, metres."""
+    assert reference.crs
+    x, y = reference.transform @ (width / 2, height / 2)
+    (longitude,), (latitude,) = transform_points(reference.crs, "EPSG:4326", [x], [y])
+    zone = int((longitude + 180) // 6) % 60 + 1
+    sides = geodesic_pixel_size(reference.transform, reference.crs, width / 2, height / 2)
+    size = min(sides)
+    digits = 2 - math.floor(math.log10(size))  # three significant digits
+    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone), round(size, digits)
+
+
+def _bounds(transform: Affine, width: int, height: int) -> tuple[float, float, float, float]:
+    corners = [transform @ point for point in ((0, 0), (width, 0), (0, height), (width, height))]
+    xs, ys = zip(*corners, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def open_on_grid(
+    file: Any,
+    grid: LocalGrid,
+    resampling: Resampling,
+    transform: Affine | None = None,
+    crs: CRS | None = None,
+) -> WarpedVRT:
+    """A raster resampled to a grid, with an alpha band for what it does not cover.
+
+    Args:
+        file: the raster, open.
+        grid: the grid.
+        resampling: the method.
+        transform: of the raster; by default that of the grid's image.
+        crs: of the raster; by default that of the grid's image.
+    """
+    return WarpedVRT(
+        file,
+        src_crs=crs or grid.source_crs,
+        src_transform=transform or grid.source_transform,
+        crs=grid.crs or grid.source_crs,
+        transform=grid.transform,
+        width=grid.width,
+        height=grid.height,
+        resampling=resampling,
+        add_alpha=ColorInterp.alpha not in file.colorinterp,
+    )
