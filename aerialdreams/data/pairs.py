@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ SIDE_FILES = {
     *(".xml", ".ovr", ".msk", ".tfw", ".pgw", ".jgw", ".j2w", ".wld", ".gfw", ".bpw", ".tifw"),
     *(".prj", ".hdr", ".tab", ".points", ".txt", ".md", ".csv", ".json", ".parquet", ".pdf"),
 }
-DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)")
 
 
 class RasterPair(NamedTuple):
@@ -149,16 +149,13 @@ def read_pair_table(path: Path, root: Path) -> list[RasterPair]:
 
 def _pair(name: str, groups: dict[str, Any], image: Path, mask: Path) -> RasterPair:
     name = _safe(name)
-    date = DATE.fullmatch(groups.get("date") or "")
-    if groups.get("date") and not date:
-        raise UserError(f"{image}: its date is {groups['date']!r}, not YYYY-MM-DD or YYYYMMDD")
-    return RasterPair(
-        name,
-        _safe(groups.get("group") or name),
-        image,
-        mask,
-        "-".join(date.groups()) if date else None,
-    )
+    day = None
+    if text := groups.get("date"):
+        try:
+            day = date.fromisoformat(text).isoformat()
+        except ValueError:
+            raise UserError(f"{image}: its date is {text!r}, not YYYY-MM-DD or YYYYMMDD") from None
+    return RasterPair(name, _safe(groups.get("group") or name), image, mask, day)
 
 
 def _safe(name: str) -> str:

@@ -35,6 +35,8 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Apply a function to each item in parallel, with progress; results keep the items' order.
 
+    With one worker, the work is done in this process.
+
     Args:
         function: one that a worker can import (no closure). Its exceptions are raised here. It must
             be safe to call twice on an item, because a cluster repeats the work of a lost worker.
@@ -50,6 +52,9 @@ def parallel_map(
         WorkError: the scheduler cannot be reached, or has no workers.
     """
     local = max(1, min(workers or available_cpus(), total))
+    if local == 1 and not scheduler:
+        yield from progress(map(function, items), description, unit, total)
+        return
     with _dask(scheduler) if scheduler else _local_pool(local) as (executor, count):
         chunks = _chunks(iter(items), max(1, min(MAX_CHUNK, total // (CHUNKS_AHEAD * count))))
         results = _bounded_map(executor, function, chunks, CHUNKS_AHEAD * count)
