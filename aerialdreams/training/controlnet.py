@@ -15,7 +15,7 @@ from aerialdreams.models.stable_diffusion import StableDiffusion, encode_tokens
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.latents import Sample, TrainingSource
-from aerialdreams.training.losses import diffusion_loss, prediction_target
+from aerialdreams.training.losses import diffusion_loss, prediction_target, valid_shares
 from aerialdreams.util.files import dvc_md5
 
 VALIDATION_SEED = 0  # not a param: all experiments are validated on the same noise
@@ -159,7 +159,7 @@ def per_sample_loss(
     conditioning: MaskConditioning,
     batch: dict[str, Tensor],
 ) -> Tensor:
-    """The diffusion loss of each sample, shape (samples,).
+    """The diffusion loss of each sample, shape (samples,), over pixels that have a class.
 
     Args:
         model: a `ControlledUNet`, or a wrapper around one.
@@ -180,7 +180,9 @@ def per_sample_loss(
     target = prediction_target(base.scheduler, latents, noise, timesteps)
     noisy_latents = base.scheduler.add_noise(latents, noise, timesteps)
     prediction = model(noisy_latents, timesteps, batch["text"].float(), conditioning(batch["mask"]))
-    return diffusion_loss(prediction, target)
+    # A function of each sample alone, so that batches may be split anywhere.
+    weights = valid_shares(batch["mask"], (target.shape[-2], target.shape[-1]))
+    return diffusion_loss(prediction, target, weights)
 
 
 @torch.no_grad()

@@ -40,9 +40,30 @@ def prediction_target(
             )
 
 
-def diffusion_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, shape (samples,)."""
-    return ((prediction - target) ** 2).mean((1, 2, 3))
+def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample, shape (samples,).
+
+    Args:
+        prediction: of the UNet, (samples, channels, height, width).
+        target: of the same shape.
+        weights: of each position, (samples, 1, height, width); None weighs all alike.
+    """
+    squares = (prediction - target) ** 2
+    if weights is None:
+        return squares.mean((1, 2, 3))
+    total = weights.sum((1, 2, 3)).clamp(min=1) * squares.shape[1]
+    return (squares * weights).sum((1, 2, 3)) / total
+
+
+def valid_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Share of each latent position's pixels that have a class, (samples, 1, *size), 0 to 1.
+
+    Args:
+        masks: class ids, (samples, height, width).
+        size: height and width of the latents.
+    """
+    valid = (masks != IGNORED).float()[:, None]
+    return torch.nn.functional.interpolate(valid, size, mode="area")
 
 
 def snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:

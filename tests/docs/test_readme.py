@@ -30,6 +30,7 @@ NEEDS = {
     "a PostgreSQL server": "tests/pipeline/test_servers.py",
     "a GPU": "tests/gpu/test_gpu.py",
     "a network and a GPU": None,
+    "your own data": "tests/pipeline/test_own_data.py",
     "two machines with GPUs": None,
     "Node.js": None,
 }
