@@ -12,7 +12,7 @@ from datasets import load_dataset
 from rasterio.crs import CRS
 
 from tests.conftest import ROOT
-from tests.projects import SMALL, block, dvc, git_clone, params_of, run, set_params
+from tests.projects import SMALL, dvc, git_clone, run, set_params
 
 CITIES = {"nairobi": 32737, "texas": 2277, "tyrol": 31254}  # Texas in US survey feet
 SMALLER = {
@@ -92,12 +92,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = dvc(place, "repro")
     assert ended.returncode == 0, f"{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
     return place
-
-
-def test_the_settings_are_those_of_the_page(project: Path) -> None:
-    text = block(ROOT / "docs/own-data.md", "cp settings/pairs.yaml")
-    assert "aerialdreams settings mine" in text and text.count("\n") <= 10
-    assert params_of(project)["dataset_spec"]["name"] == "Three cities"
 
 
 def test_masks_keep_their_numbers(project: Path) -> None:
