@@ -2,35 +2,38 @@
 
 from pathlib import Path
 
+import numpy as np
 from diffusers import StableDiffusionPipeline
 
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
-from aerialdreams.models.stable_diffusion import StableDiffusion
+from aerialdreams.models.stable_diffusion import StableDiffusion, save_code
 from aerialdreams.models.tiny import (
     new_scheduler,
     new_text_encoder,
     new_tokenizer,
     new_unet,
-    new_vae,
 )
 from aerialdreams.params import Params
 from aerialdreams.training.controlnet import ControlledUNet, new_controlled_unet
+from aerialdreams.training.linear_autoencoder import AutoencoderSettings, fit_autoencoder
 
 
 def tiny_stable_diffusion(params: Params, captions: list[str], image_size: int) -> StableDiffusion:
     """The tiny base model with random weights."""
     tiny = params.base_model.tiny
     tokenizer = new_tokenizer(captions, tiny.text.vocabulary)
-    vae = new_vae(tiny.vae.channels, tiny.vae.latent_channels, image_size, tiny.seed)
+    settings = AutoencoderSettings(**tiny.autoencoder.model_dump())
+    noise = np.random.default_rng(0).integers(0, 256, (4, image_size, image_size, 3), np.uint8)
+    vae = fit_autoencoder(noise, settings)
     text_encoder = new_text_encoder(
         tiny.text.width, tiny.text.layers, len(tokenizer), tiny.seed + 1
     )
-    latent_size = image_size // 2 ** (len(tiny.vae.channels) - 1)
+    latent_size = image_size // settings.block
     unet = new_unet(
-        tiny.unet.channels, tiny.vae.latent_channels, tiny.text.width, latent_size, tiny.seed + 2
+        tiny.unet.channels, settings.channels, tiny.text.width, latent_size, tiny.seed + 2
     )
     return StableDiffusion(vae, text_encoder, tokenizer, unet, new_scheduler(tiny.unet.prediction))
 
@@ -47,6 +50,7 @@ def save_stable_diffusion(base: StableDiffusion, folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+    save_code(folder)
     (folder / "source.json").write_text('{"source": "tiny", "license": "other"}')
 
 

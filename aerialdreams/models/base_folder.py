@@ -5,7 +5,12 @@ import shutil
 from pathlib import Path
 
 from aerialdreams.errors import UserError
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
+from aerialdreams.models.stable_diffusion import (
+    StableDiffusion,
+    load_stable_diffusion,
+    save_code,
+)
 
 WEIGHTS = {
     "vae": "diffusion_pytorch_model",
@@ -57,6 +62,8 @@ def import_base(source: Path, folder: Path) -> StableDiffusion:
         # The copy is about to be deleted: name the user's folder.
         raise UserError(str(error).replace(str(folder), str(source))) from None
     _check_family(base, source)
+    if isinstance(base.vae, LinearAutoencoder):
+        save_code(folder)
     return base
 
 

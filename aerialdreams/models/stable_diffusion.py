@@ -1,5 +1,8 @@
 """Stable Diffusion in diffusers' layout: its parts, and text as embeddings."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +12,17 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from aerialdreams.errors import UserError
+from aerialdreams.models import linear_autoencoder
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.paths import BASE
+from aerialdreams.util.files import read_json, write_json
 
 
 @dataclass
 class StableDiffusion:
     """The parts of a Stable Diffusion pipeline."""
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | LinearAutoencoder
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
@@ -58,17 +64,50 @@ def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
     Raises:
         UserError: a part is missing or damaged.
     """
-    try:
+    with _naming(folder):
         return StableDiffusion(
-            vae=AutoencoderKL.from_pretrained(folder / "vae"),
+            vae=load_vae(folder),
             text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
             scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
         )
+
+
+def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
+    """Load a model's autoencoder alone, frozen and in evaluation mode; see `load_stable_diffusion`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "vae"
+    with _naming(folder):
+        is_linear = AutoencoderKL.load_config(path).get("_class_name") == "LinearAutoencoder"
+        vae = (LinearAutoencoder if is_linear else AutoencoderKL).from_pretrained(path)
+    return vae.requires_grad_(False).eval()
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turn errors of a damaged model into a message that names its folder."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{folder}: no base model ({message}); `dvc checkout` it") from None
+
+
+def save_code(folder: Path) -> None:
+    """Put the code of a linear autoencoder beside its weights, where diffusers looks for it.
+
+    With it, diffusers' own `from_pretrained(folder, trust_remote_code=True)` loads the model.
+
+    Args:
+        folder: a model with a linear autoencoder, in diffusers' layout.
+    """
+    code, index = Path(linear_autoencoder.__file__), folder / "model_index.json"
+    shutil.copyfile(code, folder / "vae" / code.name)
+    write_json(index, read_json(index) | {"vae": [code.stem, LinearAutoencoder.__name__]})
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 
 controlnet = ControlNetModel.from_pretrained("models/controlnet")
 pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-    "models/base", controlnet=controlnet, safety_checker=None)
+    "models/base", controlnet=controlnet, safety_checker=None, trust_remote_code=True)
 pipeline.scheduler = DDIMScheduler.from_config(
     pipeline.scheduler.config, timestep_spacing="trailing")
 

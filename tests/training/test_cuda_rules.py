@@ -18,7 +18,6 @@ from aerialdreams.training.losses import (
     diffusion_loss,
     prediction_target,
     segmentation_loss,
-    vae_loss,
 )
 from tests.tiny import conditioning_of, new_model, tiny_stable_diffusion
 
@@ -83,16 +82,6 @@ def segmenter_step(params: Params, device: str) -> torch.Tensor:
     return segmentation_loss(model(torch.rand(2, 3, 32, 32).to(device)), masks, weights)
 
 
-def vae_step(params: Params, device: str) -> torch.Tensor:
-    """The tiny VAE's loss."""
-    base = tiny_stable_diffusion(params, ["Aerial view."], 32)
-    base.vae.to(device)
-    images = torch.rand(2, 3, 32, 32).to(device)
-    posterior = base.vae.encode(images).latent_dist
-    decoded = base.vae.decode(posterior.mean + posterior.std).sample
-    return vae_loss(decoded, images, posterior.kl().mean(), 0.001)
-
-
 def unet_step(params: Params, device: str) -> torch.Tensor:
     """The tiny UNet's loss, with its text encoder's."""
     base = tiny_stable_diffusion(params, ["Aerial view."], 32)
@@ -140,7 +129,6 @@ def controlnet_step(params: Params, device: str, cached: bool = True) -> torch.T
 
 STEPS: dict[str, Callable[..., torch.Tensor]] = {
     "segmenter": segmenter_step,
-    "vae": vae_step,
     "unet": unet_step,
     "controlnet": controlnet_step,
 }
@@ -171,5 +159,5 @@ def test_no_tensor_of_a_step_stays_on_the_cpu(cached: bool, small: Params) -> No
     loss = controlnet_step(small, "meta", cached)
     assert loss.device.type == "meta"
     loss.backward()
-    for name in ("segmenter", "vae", "unet"):
+    for name in ("segmenter", "unet"):
         STEPS[name](small, "meta").backward()
