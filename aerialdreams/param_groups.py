@@ -172,16 +172,21 @@ class DatasetParams(Group):
     rows_per_shard: int = Field(ge=1)
 
 
-class Vae(Group):
-    channels: Channels
-    latent_channels: int = Field(ge=1)
-    crop: int = Field(ge=16, multiple_of=16)
-    kl_weight: float = Field(ge=0)
+class Autoencoder(Group):
+    block: Literal[2, 4, 8, 16]
+    channels: int = Field(ge=1)
+    whitening: float = Field(ge=0, le=1)
     latent_std: float = Field(gt=0)
-    steps: Steps
-    batch_size: BatchSize
-    full_image_steps: int = Field(ge=0)
-    learning_rate: LearningRate
+
+    @model_validator(mode="after")
+    def _components_of_a_block(self) -> "Autoencoder":
+        values = 3 * self.block**2
+        if self.channels > values:
+            raise ValueError(
+                f"channels: is {self.channels}; a block of {self.block} x {self.block} pixels has"
+                f" {values} values"
+            )
+        return self
 
 
 class Text(Group):
@@ -201,7 +206,7 @@ class Unet(Group):
 
 class TinyBase(Group):
     seed: Seed
-    vae: Vae
+    autoencoder: Autoencoder
     text: Text
     unet: Unet
 

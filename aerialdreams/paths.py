@@ -37,7 +37,6 @@ CONTACT_SHEET = Path("data/contact_sheet.png")
 
 # base-model
 BASE = Path("models/base")
-VAE_LOSSES = Path("metrics/vae.csv")
 UNET_LOSSES = Path("metrics/unet.csv")
 
 # encode-latents

@@ -42,7 +42,7 @@ STAGES = {  # the output of each stage that is compared
 TINY = {
     "runtime": {"workers": 1},
     "raw_patches": {"sample": {"zone_side": 1}},
-    "base_model": {"tiny": {"vae": {"steps": 6, "full_image_steps": 3}, "unet": {"steps": 4}}},
+    "base_model": {"tiny": {"unet": {"steps": 4}}},
     "train_segmenter": {"steps": 6},
     "train_controlnet": {"steps": 4, "warmup_steps": 2},
     "tracking": {"log_every": 2, "images_every": 4},

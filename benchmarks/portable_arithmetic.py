@@ -3,8 +3,8 @@
 Usage   python -m benchmarks.portable_arithmetic [--rounds N] [--steps N]
 Runs training steps of the default run's networks on random data, alternately in separate processes:
 with compute.portable, and with the instructions that the libraries choose. The time of a step is
-the median in a process; the result is the minimum over the rounds. `wide` is a UNet with channels
-[64, 128, 192] on 24 x 24 latents. Prints a table and, as the last line, JSON.
+the median in a process; the result is the minimum over the rounds. Prints a table and, as the last
+line, JSON.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 # Steps of each training in the default run, the weights of the total.
-WEIGHTS = {"vae": 1050, "unet": 450, "segmenter": 800, "controlnet": 450}
+WEIGHTS = {"unet": 450, "segmenter": 800, "controlnet": 450}
 WARM_UP = 3  # steps
 
 
@@ -96,20 +96,18 @@ def make_steps(params: Any) -> dict[str, Callable[[], None]]:
     import torch
 
     from aerialdreams.models.segmenter import Segmenter
-    from aerialdreams.models.tiny import new_unet
     from tests.tiny import conditioning_of, new_model, tiny_stable_diffusion
 
     size, tiny = params.image_size, params.base_model.tiny
     base = tiny_stable_diffusion(params, ["Aerial view of France. water, building."], size)
     model = new_model(params, base)
-    batch, crop = tiny.unet.batch_size, tiny.vae.crop
+    batch = tiny.unet.batch_size
     shape = (batch, *base.latent_shape(size))
     text = torch.randn(batch, 77, tiny.text.width)
     timesteps = torch.arange(batch) * 100
     masks = torch.randint(1, 20, (batch, size, size), dtype=torch.uint8)
     conditioning = conditioning_of(params)(masks)
     segmenter = Segmenter(params.train_segmenter.channels, len(params.classes))
-    wide = new_unet([64, 128, 192], 16, tiny.text.width, 24, 0)
 
     def step(module: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(module.parameters(), fused=True)
@@ -121,17 +119,12 @@ def make_steps(params: Any) -> dict[str, Callable[[], None]]:
 
         return run
 
-    crops = torch.randn(tiny.vae.batch_size, 3, crop, crop)
     images = torch.randn(params.train_segmenter.batch_size, 3, size, size)
-    latents, wide_latents = torch.randn(shape), torch.randn(batch, 16, 24, 24)
+    latents = torch.randn(shape)
     return {
-        "vae": step(
-            base.vae, lambda: base.vae.decode(base.vae.encode(crops).latent_dist.mean).sample
-        ),
         "unet": step(base.unet, lambda: base.unet(latents, timesteps, text).sample),
         "segmenter": step(segmenter, lambda: segmenter(images)),
         "controlnet": step(model.controlnet, lambda: model(latents, timesteps, text, conditioning)),
-        "wide": step(wide, lambda: wide(wide_latents, timesteps, text).sample),
     }
 
 

@@ -6,7 +6,7 @@ Reads   by base_model.source
           folder  a model in diffusers' layout
 Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder and tokenizer, UNet, scheduler;
         models/base/source.json, its origin (id, commit, licence, sha256 of each file);
-        metrics/vae.csv and metrics/unet.csv, the losses of source tiny
+        metrics/unet.csv, the losses of source tiny
 """
 
 import re
@@ -25,21 +25,15 @@ from aerialdreams.models.tiny import (
     new_text_encoder,
     new_tokenizer,
     new_unet,
-    new_vae,
 )
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, DATASET, UNET_LOSSES, VAE_LOSSES
+from aerialdreams.paths import BASE, DATASET, UNET_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.checkpoint import Checkpoint
+from aerialdreams.training.linear_autoencoder import AutoencoderSettings, fit_autoencoder
 from aerialdreams.training.loss_curves import LossCurve, write_curve
-from aerialdreams.training.tiny_base import (
-    UNetSettings,
-    VaeSettings,
-    encode_images,
-    train_unet,
-    train_vae,
-)
+from aerialdreams.training.tiny_base import UNetSettings, encode_images, train_unet
 from aerialdreams.util.download import file_sha256
 from aerialdreams.util.files import atomic_folder, refuse_overlap, write_json
 from aerialdreams.util.hub import download_snapshot
@@ -49,7 +43,7 @@ from aerialdreams.util.torch_setup import configure_torch
 
 def main(params: Params) -> str:
     stage = params.base_model
-    vae_losses, unet_losses = LossCurve("VAE"), LossCurve("UNet")
+    losses = LossCurve("UNet")
     origin: dict[str, Any] = {"source": stage.source}
     training = (
         work_folder(scratch_dir(), "base-model", identity_of(params))
@@ -58,7 +52,7 @@ def main(params: Params) -> str:
     )
     with training as work, atomic_folder(BASE) as folder:
         if work:
-            summary, vae_losses, unet_losses = train_tiny(params, work, folder)
+            summary, losses = train_tiny(params, work, folder)
         elif stage.source == "folder":
             source = Path(stage.input)
             if not source.is_dir():
@@ -73,8 +67,7 @@ def main(params: Params) -> str:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         origin["sha256"] = {f.relative_to(folder).as_posix(): file_sha256(f) for f in files}
         write_json(folder / "source.json", origin)
-    write_curve(VAE_LOSSES, vae_losses.means())
-    write_curve(UNET_LOSSES, unet_losses.means())
+    write_curve(UNET_LOSSES, losses.means())
     return summary
 
 
@@ -84,7 +77,7 @@ def identity_of(params: Params) -> dict[str, Any]:
     return training_identity(decisive, [DATASET], [__file__], ("data", "models", "training"))
 
 
-def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve, LossCurve]:
+def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve]:
     """Train a tiny Stable Diffusion from scratch and save it in diffusers' layout.
 
     Args:
@@ -93,23 +86,16 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
         folder: an empty folder to save it to.
 
     Returns:
-        A summary in numbers, and the losses of VAE and UNet.
+        A summary in numbers, and the UNet's losses.
     """
     device, tiny = (
         configure_torch(params.compute.threads, params.compute.deterministic),
         params.base_model.tiny,
     )
-    vae_settings = VaeSettings(**tiny.vae.model_dump())
     unet_settings = UNetSettings(**tiny.unet.model_dump())
-    every = params.runtime.checkpoint_every
     train = load_split("train", params.image_size)
-
-    vae = new_vae(
-        vae_settings.channels, vae_settings.latent_channels, params.image_size, tiny.seed
-    ).to(device)
-    checkpoint = Checkpoint(work / "vae.pt", {}, device)
-    vae_losses = train_vae(vae, train.images, vae_settings, tiny.seed, checkpoint, every)
-    latents = encode_images(vae, train.images)
+    vae = fit_autoencoder(train.images, AutoencoderSettings(**tiny.autoencoder.model_dump()))
+    latents = encode_images(vae.to(device), train.images)
 
     tokenizer = new_tokenizer(train.captions, tiny.text.vocabulary)
     text_encoder = new_text_encoder(
@@ -117,24 +103,23 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
     ).to(device)
     unet = new_unet(
         unet_settings.channels,
-        vae_settings.latent_channels,
+        tiny.autoencoder.channels,
         tiny.text.width,
-        latents[0].shape[-1],
+        latents.shape[-1],
         tiny.seed + 2,
     ).to(device)
     scheduler = new_scheduler(unet_settings.prediction)
     checkpoint = Checkpoint(work / "unet.pt", {}, device)
-    unet_losses = train_unet(
+    losses = train_unet(
         unet,
         text_encoder,
         scheduler,
         latents,
-        vae.config["scaling_factor"],
         tokenize(tokenizer, [*train.captions, ""]),
         unet_settings,
         tiny.seed,
         checkpoint,
-        every,
+        params.runtime.checkpoint_every,
     )
     StableDiffusionPipeline(
         vae=vae,
@@ -147,13 +132,12 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
         requires_safety_checker=False,
     ).save_pretrained(folder)
     (folder / "README.md").write_text(tiny_card(params), encoding="utf-8")
-    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (vae, text_encoder, unet)]
+    sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (text_encoder, unet)]
     summary = (
-        f"VAE of {sizes[0]:.2f} M weights trained for"
-        f" {vae_settings.steps + vae_settings.full_image_steps} steps, text encoder of"
-        f" {sizes[1]:.2f} M and UNet of {sizes[2]:.2f} M for {unet_settings.steps}"
+        f"autoencoder of {tiny.autoencoder.channels} components, text encoder of {sizes[0]:.2f} M"
+        f" weights and UNet of {sizes[1]:.2f} M trained for {unet_settings.steps} steps"
     )
-    return summary, vae_losses, unet_losses
+    return summary, losses
 
 
 def describe(base: StableDiffusion) -> str:

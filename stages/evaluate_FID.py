@@ -1,6 +1,7 @@
 """evaluate-FID: evaluate generated images against real ones and an untrained baseline.
 
-Reads   data/generated/, data/dataset/, models/segmenter/; the FID Inception if its weights are set
+Reads   data/generated/, data/dataset/, models/segmenter/, models/base/vae/; the FID Inception if
+        its weights are set
 Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv, plots of per-class IoU;
         data/agreement.parquet, pixel accuracy of each image; the same numbers in the MLflow run
         that trained the model
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, read_patches
@@ -34,6 +36,7 @@ from aerialdreams.evaluation.feature_spaces import (
 )
 from aerialdreams.evaluation.image_sets import NOT_COMPUTED, FeatureSpaces, ImageSet, evaluate
 from aerialdreams.evaluation.metrics import confusion
+from aerialdreams.generation.batch import reconstruct
 from aerialdreams.generation.outputs import (
     EVALUATED_SETS,
     EVALUATED_SPLITS,
@@ -43,6 +46,8 @@ from aerialdreams.generation.outputs import (
     extra_rows,
     read_generated,
 )
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
+from aerialdreams.models.stable_diffusion import load_vae
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
 from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
@@ -54,12 +59,12 @@ from aerialdreams.util.files import atomic_file, read_json, write_json
 from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.tables import write_table
-from aerialdreams.util.torch_setup import configure_torch
+from aerialdreams.util.torch_setup import configure_torch, inference_autocast
 
 AGREEMENT_SCHEMA = pa.schema(
     [
         ("split", pa.string()),
-        ("source", pa.string()),  # real, generated or untrained
+        ("source", pa.string()),  # real, reconstructed, generated or untrained
         ("patch_id", pa.string()),
         ("pixel_accuracy", pa.float64()),  # share of pixels predicted as in the mask
     ]
@@ -82,6 +87,7 @@ def main(params: Params) -> str:
     spaces: dict[str, SegmenterFeatures | InceptionFeatures] = {"judge": segmenter}
     if inception:
         spaces["inception"] = inception
+    vae = load_vae().to(device)
     generated = GenerateValidation(
         **{name: manifest["params"][name] for name in GenerateValidation.model_fields}
     )
@@ -91,7 +97,9 @@ def main(params: Params) -> str:
     rows: list[dict[str, Any]] = []
     splits = evaluated_splits()
     for split in splits:
-        sets, agreements = evaluation_sets(split, generated, segmenter, spaces, params, distributed)
+        sets, agreements = evaluation_sets(
+            split, generated, segmenter, spaces, vae, params, distributed
+        )
         if not distributed.is_main:
             continue
         rows += agreements
@@ -108,10 +116,10 @@ def main(params: Params) -> str:
     files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
     run = log_evaluation(manifest["controlnet_md5"], flatten_numbers(report), files)
     scores = report[splits[0]]
+    sources = ("generated", "real", "reconstructed", "untrained")
+    means = ", ".join(f"{scores[source]['miou']:.3f} {source}" for source in sources)
     return (
-        f"{splits[0]} mIoU {scores['generated']['miou']:.3f} generated,"
-        f" {scores['real']['miou']:.3f} real, {scores['untrained']['miou']:.3f} untrained"
-        f" (N = {scores['generated']['n']});"
+        f"{splits[0]} mIoU {means} (N = {scores['generated']['n']});"
         f" FID {'computed' if inception else NOT_COMPUTED}; logged to MLflow run {run}"
     )
 
@@ -194,6 +202,7 @@ def evaluation_sets(
     generated: GenerateValidation,
     segmenter: SegmenterFeatures,
     spaces: FeatureSpaces,
+    vae: AutoencoderKL | LinearAutoencoder,
     params: Params,
     distributed: Distributed,
 ) -> tuple[dict[str, ImageSet], list[dict[str, Any]]]:
@@ -204,11 +213,12 @@ def evaluation_sets(
         generated: the params with which the images were generated.
         segmenter: predicts the land cover of the images.
         spaces: feature spaces by name.
+        vae: the base model's.
         params: all params.
         distributed: the processes that share the work.
 
     Returns:
-        The image sets by name: real, generated, untrained, sample-2, ... and sample-1, the first
+        The image sets by name: real, those of EVALUATED_SETS, sample-2, ... and sample-1, the first
         samples of the masks that have several. And a row of AGREEMENT_SCHEMA for each image whose
         land cover was predicted.
     """
@@ -219,6 +229,10 @@ def evaluation_sets(
     loaded = map_ahead(load, own_batches, params.runtime.loaders)
     parts = []
     for batch in show_progress(loaded, f"{split} evaluated", len(own_batches), distributed):
+        if batch.extra:
+            with inference_autocast(segmenter.device, params.inference_precision):
+                real = batch.images["real"][batch.extra]
+                batch.images["reconstructed"] = reconstruct(vae, real)
         parts.append(batch_sets(split, batch, segmenter, spaces))
     sets: dict[str, ImageSet] = defaultdict(ImageSet)
     agreements = []
@@ -238,7 +252,8 @@ def batch_sets(
     for source in ("real", *EVALUATED_SETS):
         if source not in sets:
             continue
-        positions = batch.extra if source == "untrained" else range(len(batch.patch_ids))
+        of_extra = source in ("reconstructed", "untrained")
+        positions = batch.extra if of_extra else range(len(batch.patch_ids))
         predictions = segmenter.predict(batch.images[source])
         for position, ids in zip(positions, predictions, strict=True):
             mask = batch.masks[position]

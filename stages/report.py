@@ -41,7 +41,7 @@ CURVES = {
     "Validation loss": CONTROLNET_VALIDATION_LOSSES,
 }
 GALLERY_SIZE = 6  # patches
-IMAGE_SETS = ("real", "generated", "untrained", "floor")  # columns of the metrics
+IMAGE_SETS = ("real", "reconstructed", "generated", "untrained", "floor")  # columns of the metrics
 CURVE_WIDTH, CURVE_HEIGHT = 480, 200  # pixels
 
 

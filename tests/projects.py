@@ -26,7 +26,6 @@ SMALL = {
     },
     "base_model": {
         "tiny": {
-            "vae": {"steps": 40, "full_image_steps": 10, "channels": [8, 16]},
             "unet": {"steps": 30, "channels": [16, 24, 32]},
         },
     },

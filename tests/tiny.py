@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from diffusers import StableDiffusionPipeline
 
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
@@ -14,23 +15,25 @@ from aerialdreams.models.tiny import (
     new_text_encoder,
     new_tokenizer,
     new_unet,
-    new_vae,
 )
 from aerialdreams.params import Params
 from aerialdreams.training.controlnet import ControlledUNet, new_controlled_unet
+from aerialdreams.training.linear_autoencoder import AutoencoderSettings, fit_autoencoder
 
 
 def tiny_stable_diffusion(params: Params, captions: list[str], image_size: int) -> StableDiffusion:
     """The tiny base model with random weights."""
     tiny = params.base_model.tiny
     tokenizer = new_tokenizer(captions, tiny.text.vocabulary)
-    vae = new_vae(tiny.vae.channels, tiny.vae.latent_channels, image_size, tiny.seed)
+    settings = AutoencoderSettings(**tiny.autoencoder.model_dump())
+    noise = np.random.default_rng(0).integers(0, 256, (4, image_size, image_size, 3), np.uint8)
+    vae = fit_autoencoder(noise, settings)
     text_encoder = new_text_encoder(
         tiny.text.width, tiny.text.layers, len(tokenizer), tiny.seed + 1
     )
-    latent_size = image_size // 2 ** (len(tiny.vae.channels) - 1)
+    latent_size = image_size // settings.block
     unet = new_unet(
-        tiny.unet.channels, tiny.vae.latent_channels, tiny.text.width, latent_size, tiny.seed + 2
+        tiny.unet.channels, settings.channels, tiny.text.width, latent_size, tiny.seed + 2
     )
     return StableDiffusion(vae, text_encoder, tokenizer, unet, new_scheduler(tiny.unet.prediction))
 

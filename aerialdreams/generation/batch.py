@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderKL,
     ControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import Split
 from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.sampling import Sampling, make_sampler
 from aerialdreams.models.stable_diffusion import StableDiffusion
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.util.seeding import seeded_generator
 
 
@@ -82,6 +85,25 @@ def generate_batch(
     pipeline.set_progress_bar_config(disable=True)
     images: NDArray[np.float32] = pipeline(**arguments).images
     return np.rint(images * 255).astype(np.uint8)
+
+
+@torch.no_grad()
+def reconstruct(
+    vae: AutoencoderKL | LinearAutoencoder, images: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Images sent through an autoencoder, one by one to save memory: the best that it can show.
+
+    Args:
+        vae: the base model's.
+        images: RGB, (batch, height, width, 3).
+    """
+    results = []
+    for image in images:
+        tensor = images_to_tensor(image[None]).to(vae.device)
+        decoded = vae.decode(vae.encode(tensor).latent_dist.mean).sample[0].float()
+        pixels = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+        results.append(pixels.permute(1, 2, 0).cpu().numpy())
+    return np.stack(results)
 
 
 def requests_from_split(split: Split) -> list[GenerationRequest]:

@@ -5,7 +5,10 @@ import shutil
 from pathlib import Path
 
 from aerialdreams.errors import UserError
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.stable_diffusion import (
+    StableDiffusion,
+    load_stable_diffusion,
+)
 
 WEIGHTS = {
     "vae": "diffusion_pytorch_model",

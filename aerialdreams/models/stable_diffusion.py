@@ -1,5 +1,7 @@
 """Stable Diffusion in diffusers' layout: its parts, and text as embeddings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from aerialdreams.errors import UserError
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.paths import BASE
 
 
@@ -16,7 +19,7 @@ from aerialdreams.paths import BASE
 class StableDiffusion:
     """The parts of a Stable Diffusion pipeline."""
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | LinearAutoencoder
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
@@ -58,14 +61,34 @@ def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
     Raises:
         UserError: a part is missing or damaged.
     """
-    try:
+    with _naming(folder):
         return StableDiffusion(
-            vae=AutoencoderKL.from_pretrained(folder / "vae"),
+            vae=load_vae(folder),
             text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
             scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
         )
+
+
+def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
+    """Load a model's autoencoder alone, frozen and in evaluation mode; see `load_stable_diffusion`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "vae"
+    with _naming(folder):
+        is_linear = AutoencoderKL.load_config(path).get("_class_name") == "LinearAutoencoder"
+        vae = (LinearAutoencoder if is_linear else AutoencoderKL).from_pretrained(path)
+    return vae.requires_grad_(False).eval()
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turn errors of a damaged model into a message that names its folder."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         message = str(error).splitlines()[0]
         raise UserError(f"{folder}: no base model ({message}); `dvc checkout` it") from None

@@ -5,57 +5,12 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MAX_TOKENS = 77  # CLIP's
 NORM_GROUPS = 4  # few, because each group removes its own mean and contrast from the image
-INITIAL_LOG_VARIANCE = -8  # of the VAE's posterior
-
-
-def new_vae(channels: list[int], latent_channels: int, image_size: int, seed: int) -> AutoencoderKL:
-    """An AutoencoderKL with random weights.
-
-    Args:
-        channels: width of each level; each after the first halves the image.
-        latent_channels: channels of the latents.
-        image_size: height and width of the images, pixels.
-        seed: of the weights.
-    """
-    torch.manual_seed(seed)
-    levels = len(channels)
-    vae = AutoencoderKL(
-        block_out_channels=channels,
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        latent_channels=latent_channels,
-        norm_num_groups=NORM_GROUPS,
-        mid_block_add_attention=False,  # it would be trained on crops and used on whole images
-        sample_size=image_size,
-    )
-    _init_near_linear(vae)
-    return vae
-
-
-@torch.no_grad()
-def _init_near_linear(vae: AutoencoderKL) -> None:
-    """Initialise a VAE so that it learns within hundreds of steps.
-
-    Residual branches start at zero (Zhang et al. 2019, arXiv 1901.09321) and the other layers
-    preserve the variance of their input (LeCun et al. 1998), so that the whole is almost linear.
-    With torch's default initialisation reconstructions stay blurred for much longer.
-    """
-    for name, layer in vae.named_modules():
-        if not isinstance(layer, torch.nn.Conv2d) or name.endswith("conv1"):
-            continue
-        std = 0.0 if name.endswith("conv2") else layer.weight[0].numel() ** -0.5
-        layer.weight.normal_(0, std)
-        if layer.bias is not None:
-            layer.bias.zero_()
-    # The posterior's standard deviation would start at 1, as large as its mean; with a small one
-    # the decoder receives a signal from the first step.
-    vae.quant_conv.bias[vae.config["latent_channels"] :] += INITIAL_LOG_VARIANCE
 
 
 def new_tokenizer(captions: list[str], vocabulary_size: int) -> CLIPTokenizer:

@@ -79,25 +79,6 @@ def snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -> Te
     return snr.clamp(max=gamma) / (snr + 1 if velocity else snr)
 
 
-def vae_loss(decoded: Tensor, images: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
-    """Reconstruction error and KL divergence of the tiny VAE.
-
-    Squared errors count thrice: of pixels, of their hue and of the mean colour of 8 x 8 pixels, for
-    land cover is recognised by these. The weights 2, 6 and 4 were set by trial.
-
-    Args:
-        decoded: reconstructed images, -1..1, (batch, 3, height, width).
-        images: the originals.
-        kl: divergence of the posterior from a standard normal, mean over latent elements.
-        kl_weight: weight of the divergence.
-    """
-    error = decoded - images
-    hue = error - error.mean(1, keepdim=True)
-    mean_colour = torch.nn.functional.avg_pool2d(error, 8)
-    squares = 2 * (error**2).mean() + 6 * (hue**2).mean() + 4 * (mean_colour**2).mean()
-    return error.abs().mean() + squares + kl_weight * kl
-
-
 def segmentation_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of a segmenter: the mean over all pixels, weighted by class.
 

@@ -15,6 +15,8 @@ from aerialdreams.data.images import read_image, resize_image, resize_mask, writ
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation import image_sets
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
+from aerialdreams.generation.batch import reconstruct
+from aerialdreams.models.stable_diffusion import load_vae
 from aerialdreams.params import load_params
 from aerialdreams.pipeline.distributed import SINGLE_PROCESS
 from stages import evaluate_FID
@@ -26,10 +28,10 @@ def test_evaluation_of_images_with_known_quality(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real images are perfect, real images of other masks worse, untrained ones the baseline."""
-    for part in ("data/dataset", "data/generated", "models/segmenter"):
+    for part in ("data/dataset", "data/generated", "models/base", "models/segmenter"):
         shutil.copytree(whole / part, tmp_path / part)
     monkeypatch.chdir(tmp_path)
-    params = load_params(whole / "params.yaml")
+    params, vae = load_params(whole / "params.yaml"), load_vae()
     generated = tmp_path / "data/generated/validation/generated"
     patches = list(read_patches("validation"))
     real = [resize_image(patch.image, params.image_size) for patch in patches]
@@ -41,7 +43,7 @@ def test_evaluation_of_images_with_known_quality(
         spaces = {"judge": segmenter}
         train = evaluate_FID.train_features(spaces, params, SINGLE_PROCESS)
         sets, _ = evaluate_FID.evaluation_sets(
-            "validation", params.generate_validation, segmenter, spaces, params, SINGLE_PROCESS
+            "validation", params.generate_validation, segmenter, spaces, vae, params, SINGLE_PROCESS
         )
         report: dict = image_sets.evaluate(sets, train, 2, [c.name for c in params.classes])
         return report
@@ -55,6 +57,9 @@ def test_evaluation_of_images_with_known_quality(
     shuffled = evaluate([*real[1:], real[0]])
     assert shuffled["generated"]["pixel_accuracy"] < perfect["real"]["pixel_accuracy"] - 0.05
     assert shuffled["generated"]["judge_frechet_distance"] == pytest.approx(0, abs=1e-6)
+    through = evaluate(list(reconstruct(vae, np.stack(real))))
+    for key, value in through["reconstructed"].items():
+        assert through["generated"][key] == value
     untrained = generated.parent / "untrained"
     baseline = evaluate([read_image(untrained / f"IMG_{p.patch_id}.png") for p in patches])
     for key, value in baseline["untrained"].items():

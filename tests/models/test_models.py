@@ -1,27 +1,41 @@
 """Conditioning, targets, the judge, and a ControlNet before training, which changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
-from aerialdreams.generation.batch import GenerationRequest, generate_batch
+from aerialdreams.generation.batch import GenerationRequest, generate_batch, reconstruct
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.ign_segmenter import IgnSegmenter
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
+from aerialdreams.training.linear_autoencoder import (
+    AutoencoderSettings,
+    block_statistics,
+    fit_autoencoder,
+)
 from aerialdreams.training.losses import prediction_target
 from aerialdreams.util.torch_setup import configure_torch
 from tests.conftest import changed
-from tests.tiny import conditioning_of, info_of, new_model, sampling_of, tiny_stable_diffusion
+from tests.tiny import (
+    conditioning_of,
+    info_of,
+    new_model,
+    sampling_of,
+    save_stable_diffusion,
+    tiny_stable_diffusion,
+)
 
 CAPTIONS = ["Aerial view of Été. water, building.", "Aerial view of Le Mas. deciduous."]
 
@@ -139,6 +153,47 @@ def test_a_base_model_survives_its_folder(base: StableDiffusion, tmp_path: Path)
     for name in ("vae", "text_encoder", "unet"):
         ours, theirs = getattr(base, name).state_dict(), getattr(again, name).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_linear_autoencoder_is_the_best_linear_one() -> None:
+    """With all components nothing is lost; with some, what is lost is the rest of the variance."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (6, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    images = coarse // 2 + generator.integers(0, 128, coarse.shape, np.uint8)
+    pixels = images_to_tensor(images)
+    settings = AutoencoderSettings(block=2, channels=12, whitening=0.8, latent_std=1.5)
+    whole = fit_autoencoder(images, settings)
+    latents = whole.encode(pixels).latent_dist.mean
+    assert latents.shape == (6, 12, 16, 16)
+    assert latents.square().mean().item() == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(whole.decode(latents).sample, pixels, atol=1e-4)
+    powers = latents.square().mean((0, 2, 3))
+    assert (powers[:-1] >= powers[1:]).all()
+
+    few = fit_autoencoder(images, replace(settings, channels=3))
+    error = few.decode(few.encode(pixels).latent_dist.mean).sample - pixels
+    _, covariance = block_statistics(images, 2)
+    lost = torch.linalg.eigvalsh(covariance)[:-3].sum() / 12
+    assert error.square().mean().item() == pytest.approx(lost.item(), rel=1e-4)
+    # Shuffled images have the same components, with the same signs.
+    again = fit_autoencoder(images[::-1].copy(), settings)
+    assert torch.allclose(again.encoder.weight, whole.encoder.weight, atol=1e-5)
+
+
+def test_a_single_colour_has_an_autoencoder() -> None:
+    images = np.full((2, 32, 32, 3), 200, np.uint8)
+    autoencoder = fit_autoencoder(images, AutoencoderSettings(4, 16, 1.0, 1.5))
+    assert np.array_equal(reconstruct(autoencoder, images), images)
+
+
+def test_diffusers_loads_the_tiny_base_by_itself(base: StableDiffusion, tmp_path: Path) -> None:
+    save_stable_diffusion(base, tmp_path)
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
+    assert isinstance(theirs.vae, LinearAutoencoder)
+    assert theirs.vae_scale_factor == base.vae_scale_factor
+    latents = torch.randn(1, *base.latent_shape(64))
+    ours = base.vae.decode(latents).sample
+    assert torch.equal(theirs.vae.decode(latents).sample, ours)
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

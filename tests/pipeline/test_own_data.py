@@ -1,6 +1,9 @@
 """A dataset of one's own through all stages: other classes, two CRS, pixels without a class."""
 
+import importlib
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,11 @@ from affine import Affine
 from datasets import load_dataset
 from rasterio.crs import CRS
 
+from aerialdreams.cli import main
+from aerialdreams.params import load_params
+from aerialdreams.pipeline.settings import apply_settings
 from tests.conftest import ROOT
-from tests.projects import SMALL, dvc, git_clone, run, set_params
+from tests.projects import SMALL, set_params
 
 CITIES = {"nairobi": 32737, "texas": 2277, "tyrol": 31254}  # Texas in US survey feet
 SMALLER = {
@@ -79,23 +85,47 @@ def write_cities(folder: Path) -> None:
                     file.write(bands)
 
 
+STAGES = (
+    *("raw_patches", "patch_index", "tiff_to_png", "lut_masks", "class_percentages"),
+    *("osm_metadata", "captions", "dataset", "base_model", "encode_latents", "train_segmenter"),
+    *("train_controlnet", "generate_validation", "evaluate_FID", "evaluate_utility", "report"),
+)
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the pipeline ran on three invented cities, as docs/own-data.md says."""
-    place = tmp_path_factory.mktemp("own") / "project"
-    git_clone(ROOT, place)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which all stages ran on three invented cities, as docs/own-data.md says."""
+    place = tmp_path_factory.mktemp("own")
     write_cities(place / "data/external")
+    shutil.copy(ROOT / "params.yaml", place)
+    (place / "settings").mkdir()
     (place / "settings/mine.yaml").write_text(yaml.safe_dump(SETTING))
-    applied = run(place, "aerialdreams", "settings", "mine")
-    assert applied.returncode == 0, applied.stderr
-    set_params(place, SMALLER)
-    ended = dvc(place, "repro")
-    assert ended.returncode == 0, f"{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
-    return place
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.delenv("DVC_ROOT", raising=False)
+        apply_settings(["mine"])
+        set_params(place, SMALLER)
+        params = load_params()
+        assert params.dataset_spec.name == "Three cities"
+        for stage in STAGES:
+            importlib.import_module(f"stages.{stage}").main(params)
+        yield place
+
+
+def exit_code(*words: str) -> int:
+    """The exit code of the `aerialdreams` command."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def test_all_stages_ran() -> None:
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert tuple(name.replace("-", "_") for name in pipeline) == STAGES
 
 
 def test_masks_keep_their_numbers(project: Path) -> None:
-    rows = load_dataset(str(project / "data/dataset"))
+    rows = load_dataset(str(project / "data/dataset"), cache_dir=str(project / "cache"))
     assert {split: len(part) for split, part in rows.items()} == dict.fromkeys(rows, 18)
     ids = {value for part in rows.values() for row in part for value in np.unique(row["mask"])}
     assert ids == {0, 7, 30, 255}
@@ -139,20 +169,18 @@ def test_metrics_and_cards_are_of_these_classes(project: Path) -> None:
 
 def test_generate_takes_a_mask_of_the_dataset(project: Path) -> None:
     source = project / "data/external/masks/nairobi_0.tif"
-    ended = run(project, "aerialdreams", "generate", str(source), "--output", "image.tif")
-    assert ended.returncode == 0, ended.stderr
+    assert exit_code("generate", str(source), "--output", "image.tif") == 0
     with rasterio.open(project / "image.tif") as image, rasterio.open(source) as mask:
         assert image.bounds == mask.bounds
         assert np.array_equal(image.dataset_mask() > 0, mask.read(1) != 255)
 
 
-def test_publishing_asks_for_this_credit(project: Path) -> None:
-    words = ("aerialdreams", "publish", "dataset", "me/cities", "--dry-run")
-    assert run(project, *words).returncode == 0
+def test_publishing_asks_for_this_credit(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("publish", "dataset", "me/cities", "--dry-run")
+    assert exit_code(*words) == 0
     card = project / "data/dataset/README.md"
     text = card.read_text()
     card.write_text(text.replace("Three agencies", "Nobody"))
-    refused = run(project, *words)
+    assert exit_code(*words) == 2
     card.write_text(text)
-    assert refused.returncode == 2
-    assert "lacks © Three agencies, CC BY 4.0" in refused.stderr
+    assert "lacks © Three agencies, CC BY 4.0" in capsys.readouterr().err

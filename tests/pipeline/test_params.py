@@ -113,7 +113,7 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
 
 def test_flat_names_are_those_of_dvc(params: Params) -> None:
     flat = flatten(params)
-    assert flat["base_model.tiny.vae.steps"] == params.base_model.tiny.vae.steps
+    assert flat["base_model.tiny.unet.steps"] == params.base_model.tiny.unet.steps
     assert all(re.fullmatch(r"[\w.]+", key) for key in flat)
 
 

@@ -1,0 +1,68 @@
+"""An autoencoder that maps each block of pixels to a vector and back, by a matrix each.
+
+diffusers' pipelines load it by the name of this module, which model_index.json has, where this
+package is installed.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import (
+    AutoencoderMixin,
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+)
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from torch import Tensor
+
+
+class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
+    """A linear encoder and decoder of non-overlapping blocks, with the interface of AutoencoderKL.
+
+    AutoencoderKL cannot hold such a map: its group norms subtract means of the whole image, and its
+    decoder upsamples by nearest neighbour.
+
+    Args:
+        latent_channels: components of a block.
+        block_out_channels: values per position after each halving of the image, which are 3, 12, 48
+            for blocks of 4 x 4 pixels. Pipelines of diffusers take the size of a block from it.
+        scaling_factor: from latents as encoded to latents as the UNet sees them.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        block_out_channels: tuple[int, ...] = (3, 12, 48),
+        scaling_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        block = 2 ** (len(block_out_channels) - 1)
+        self.encoder = torch.nn.Conv2d(3, latent_channels, block, stride=block)
+        self.decoder = torch.nn.ConvTranspose2d(latent_channels, 3, block, stride=block)
+        self.use_slicing = False  # `enable_slicing` sets it; a matrix needs no slices
+
+    def encode(self, images: Tensor) -> AutoencoderKLOutput:
+        """The latents of images, as a distribution without variance.
+
+        Args:
+            images: -1..1, (batch, 3, height, width).
+        """
+        latents = self.encoder(images)
+        moments = torch.cat([latents, torch.zeros_like(latents)], 1)
+        return AutoencoderKLOutput(DiagonalGaussianDistribution(moments, deterministic=True))
+
+    def decode(
+        self, latents: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> Any:
+        """The images of latents, (batch, 3, height, width); `DecoderOutput` or a tuple.
+
+        Args:
+            latents: (batch, channels, h, w), unscaled.
+            return_dict: whether to return diffusers' `DecoderOutput`.
+            generator: not used; diffusers' pipelines pass it.
+        """
+        images = self.decoder(latents)
+        return DecoderOutput(sample=images) if return_dict else (images,)
