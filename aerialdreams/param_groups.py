@@ -177,6 +177,9 @@ class Autoencoder(Group):
     channels: int = Field(ge=1)
     whitening: float = Field(ge=0, le=1)
     latent_std: float = Field(gt=0)
+    refinement_channels: int = Field(ge=0)
+    refinement_steps: int = Field(ge=0)
+    refinement_noise: float = Field(ge=0)
 
     @model_validator(mode="after")
     def _components_of_a_block(self) -> "Autoencoder":
@@ -261,6 +264,7 @@ class TrainControlnet(Group):
     precision: Precision
     conditioning: Literal["one_hot", "colours"]
     embedding_channels: Channels
+    initial_residuals: float = Field(ge=0)
     warm_start: WarmStart
     unlock_decoder_steps: int = Field(ge=0)
     latent_cache: bool

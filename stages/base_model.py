@@ -31,7 +31,11 @@ from aerialdreams.paths import BASE, DATASET, UNET_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.training.checkpoint import Checkpoint
-from aerialdreams.training.linear_autoencoder import AutoencoderSettings, fit_autoencoder
+from aerialdreams.training.linear_autoencoder import (
+    AutoencoderSettings,
+    fit_autoencoder,
+    train_refinement,
+)
 from aerialdreams.training.loss_curves import LossCurve, write_curve
 from aerialdreams.training.tiny_base import UNetSettings, encode_images, train_unet
 from aerialdreams.util.download import file_sha256
@@ -94,8 +98,10 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
     )
     unet_settings = UNetSettings(**tiny.unet.model_dump())
     train = load_split("train", params.image_size)
-    vae = fit_autoencoder(train.images, AutoencoderSettings(**tiny.autoencoder.model_dump()))
-    latents = encode_images(vae.to(device), train.images)
+    autoencoder = AutoencoderSettings(**tiny.autoencoder.model_dump())
+    vae = fit_autoencoder(train.images, autoencoder, tiny.seed).to(device)
+    train_refinement(vae, train.images, autoencoder, tiny.seed)
+    latents = encode_images(vae, train.images)
 
     tokenizer = new_tokenizer(train.captions, tiny.text.vocabulary)
     text_encoder = new_text_encoder(

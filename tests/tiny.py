@@ -27,7 +27,7 @@ def tiny_stable_diffusion(params: Params, captions: list[str], image_size: int) 
     tokenizer = new_tokenizer(captions, tiny.text.vocabulary)
     settings = AutoencoderSettings(**tiny.autoencoder.model_dump())
     noise = np.random.default_rng(0).integers(0, 256, (4, image_size, image_size, 3), np.uint8)
-    vae = fit_autoencoder(noise, settings)
+    vae = fit_autoencoder(noise, settings, tiny.seed)
     text_encoder = new_text_encoder(
         tiny.text.width, tiny.text.layers, len(tokenizer), tiny.seed + 1
     )

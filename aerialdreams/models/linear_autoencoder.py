@@ -1,5 +1,7 @@
 """An autoencoder that maps each block of pixels to a vector and back, by a matrix each.
 
+A small network may refine the decoded image.
+
 diffusers' pipelines load it by the name of this module, which model_index.json has, where this
 package is installed.
 """
@@ -18,6 +20,37 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
 
+class Refinement(torch.nn.Module):
+    """Adds a correction to images, a function of the 14 x 14 pixels around each pixel.
+
+    It works at half the resolution, where a pixel's 2 x 2 neighbours are channels. Before training
+    it changes nothing.
+
+    Args:
+        channels: of its hidden layers.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = torch.nn.Conv2d(channels, 12, 3, padding=1)
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = torch.nn.Sequential(
+            torch.nn.PixelUnshuffle(2),
+            torch.nn.Conv2d(12, channels, 3, padding=1),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(channels, channels, 3, padding=1),
+            torch.nn.SiLU(),
+            last,
+            torch.nn.PixelShuffle(2),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The refined images, of the same shape, (batch, 3, height, width)."""
+        corrected: Tensor = images + self.layers(images)
+        return corrected
+
+
 class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     """A linear encoder and decoder of non-overlapping blocks, with the interface of AutoencoderKL.
 
@@ -29,6 +62,7 @@ class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         block_out_channels: values per position after each halving of the image, which are 3, 12, 48
             for blocks of 4 x 4 pixels. Pipelines of diffusers take the size of a block from it.
         scaling_factor: from latents as encoded to latents as the UNet sees them.
+        refinement_channels: width of the network that refines decoded images; 0 for none.
     """
 
     @register_to_config
@@ -37,11 +71,13 @@ class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
         latent_channels: int = 16,
         block_out_channels: tuple[int, ...] = (3, 12, 48),
         scaling_factor: float = 1.0,
+        refinement_channels: int = 0,
     ) -> None:
         super().__init__()
         block = 2 ** (len(block_out_channels) - 1)
         self.encoder = torch.nn.Conv2d(3, latent_channels, block, stride=block)
         self.decoder = torch.nn.ConvTranspose2d(latent_channels, 3, block, stride=block)
+        self.refinement = Refinement(refinement_channels) if refinement_channels else None
         self.use_slicing = False  # `enable_slicing` sets it; a matrix needs no slices
 
     def encode(self, images: Tensor) -> AutoencoderKLOutput:
@@ -65,4 +101,6 @@ class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
             generator: not used; diffusers' pipelines pass it.
         """
         images = self.decoder(latents)
+        if self.refinement:
+            images = self.refinement(images)
         return DecoderOutput(sample=images) if return_dict else (images,)

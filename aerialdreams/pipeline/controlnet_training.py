@@ -100,7 +100,9 @@ def set_up(params: Params) -> Training:
     if stage.latent_cache:
         offload_encoders(base)
     conditioning = MaskConditioning(stage.conditioning, tuple(params.classes))
-    model = new_controlled_unet(base, conditioning, stage.embedding_channels, stage.seed)
+    model = new_controlled_unet(
+        base, conditioning, stage.embedding_channels, stage.seed, stage.initial_residuals
+    )
     if stage.warm_start.folder:
         other = Path(stage.warm_start.folder)
         refuse_overlap("train_controlnet.warm_start.folder", other, CONTROLNET)

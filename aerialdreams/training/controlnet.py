@@ -76,6 +76,7 @@ def new_controlled_unet(
     conditioning: MaskConditioning,
     embedding_channels: list[int],
     seed: int,
+    initial_residuals: float = 0.0,
 ) -> ControlledUNet:
     """The base model's UNet with a new ControlNet.
 
@@ -84,6 +85,7 @@ def new_controlled_unet(
         conditioning: how masks are encoded.
         embedding_channels: see `models.controlnet.new_controlnet`.
         seed: of the new weights.
+        initial_residuals: see `models.controlnet.new_controlnet`.
 
     Raises:
         UserError: `embedding_channels` does not reduce masks to the size of the latents.
@@ -94,7 +96,9 @@ def new_controlled_unet(
             f"train_controlnet.embedding_channels: has {len(embedding_channels)} widths; the base"
             f" model's VAE needs {halvings}, because each width after the first halves the mask"
         )
-    controlnet = new_controlnet(base.unet, conditioning, embedding_channels, seed)
+    controlnet = new_controlnet(
+        base.unet, conditioning, embedding_channels, seed, initial_residuals
+    )
     return ControlledUNet(controlnet.train(), base.unet)
 
 

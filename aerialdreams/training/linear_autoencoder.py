@@ -1,4 +1,4 @@
-"""The tiny base's autoencoder, in closed form: principal components of blocks of pixels."""
+"""The tiny base's autoencoder: principal components of blocks of pixels, and their refinement."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,13 @@ from torch import Tensor
 
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.tensors import images_to_tensor
+from aerialdreams.training.batches import batch_indices
+from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
+from aerialdreams.util.progress import progress
+from aerialdreams.util.seeding import seeded_generator
 
 FIT_BATCH = 16  # images
+REFINEMENT_BATCH, REFINEMENT_LEARNING_RATE, WARMUP_STEPS = 8, 0.003, 20
 SMALLEST_DEVIATION = 1e-3  # of a component; an eighth of a grey level
 
 
@@ -22,10 +27,15 @@ class AutoencoderSettings:
     channels: int
     whitening: float
     latent_std: float
+    refinement_channels: int
+    refinement_steps: int
+    refinement_noise: float
 
 
 @torch.no_grad()
-def fit_autoencoder(images: NDArray[np.uint8], settings: AutoencoderSettings) -> LinearAutoencoder:
+def fit_autoencoder(
+    images: NDArray[np.uint8], settings: AutoencoderSettings, seed: int
+) -> LinearAutoencoder:
     """The linear autoencoder with the least squared error on some images (Eckart and Young 1936).
 
     Its latents are principal components, each divided by a power of its deviation. A diffusion
@@ -35,6 +45,7 @@ def fit_autoencoder(images: NDArray[np.uint8], settings: AutoencoderSettings) ->
     Args:
         images: RGB, (images, size, size, 3).
         settings: see params.yaml.
+        seed: of the initial weights of its refinement.
 
     Returns:
         The autoencoder, frozen. Its unscaled latents have deviation 1, over all channels.
@@ -49,10 +60,12 @@ def fit_autoencoder(images: NDArray[np.uint8], settings: AutoencoderSettings) ->
     scales = scales * (deviations / scales).square().mean().sqrt()
 
     halvings = settings.block.bit_length() - 1
+    torch.manual_seed(seed)
     autoencoder = LinearAutoencoder(
         latent_channels=settings.channels,
         block_out_channels=tuple(3 * 4**level for level in range(halvings + 1)),
         scaling_factor=settings.latent_std,
+        refinement_channels=settings.refinement_channels,
     )
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
     encoder.weight.copy_((vectors / scales[:, None]).reshape(encoder.weight.shape))
@@ -60,6 +73,48 @@ def fit_autoencoder(images: NDArray[np.uint8], settings: AutoencoderSettings) ->
     decoder.weight.copy_((vectors * scales[:, None]).reshape(decoder.weight.shape))
     decoder.bias.copy_(colour)
     return autoencoder.requires_grad_(False).eval()
+
+
+def train_refinement(
+    autoencoder: LinearAutoencoder,
+    images: NDArray[np.uint8],
+    settings: AutoencoderSettings,
+    seed: int,
+) -> None:
+    """Train an autoencoder's refinement to decode latents that have some noise.
+
+    A diffusion model's latents keep a little noise, which differs from block to block and shows as
+    a pattern of blocks. It takes seconds, so there are no checkpoints.
+
+    Args:
+        autoencoder: from `fit_autoencoder`; its refinement is trained in place.
+        images: RGB, (images, size, size, 3).
+        settings: see params.yaml.
+        seed: of images and noise.
+    """
+    refinement = autoencoder.refinement
+    if refinement is None:
+        return
+    device, steps = next(refinement.parameters()).device, settings.refinement_steps
+    refinement.requires_grad_(True)
+    optimizer = torch.optim.AdamW(refinement.parameters(), weight_decay=0, fused=True)
+    for step in progress(range(steps), "refinement", "steps", steps):
+        batch = images_to_tensor(images[batch_indices(seed, step, REFINEMENT_BATCH, len(images))])
+        batch = batch.to(device)
+        generator = seeded_generator(seed, "refinement", step)
+        with torch.no_grad():
+            latents = autoencoder.encoder(batch)
+            std = torch.rand(len(batch), 1, 1, 1, generator=generator) * settings.refinement_noise
+            noise = std * torch.randn(latents.shape, generator=generator)
+            decoded = autoencoder.decoder(latents + noise.to(device) / settings.latent_std)
+        loss = (refinement(decoded) - batch).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        set_learning_rate(
+            optimizer, learning_rate_at(step, steps, REFINEMENT_LEARNING_RATE, WARMUP_STEPS)
+        )
+        optimizer.step()
+    refinement.requires_grad_(False)
 
 
 def block_statistics(images: NDArray[np.uint8], block: int) -> tuple[Tensor, Tensor]:

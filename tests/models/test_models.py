@@ -12,11 +12,16 @@ from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch, reconstruct
 from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.controlnet import new_controlnet
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.stable_diffusion import (
+    StableDiffusion,
+    encode_prompts,
+    load_stable_diffusion,
+)
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
@@ -24,6 +29,7 @@ from aerialdreams.training.linear_autoencoder import (
     AutoencoderSettings,
     block_statistics,
     fit_autoencoder,
+    train_refinement,
 )
 from aerialdreams.training.losses import prediction_target
 from aerialdreams.util.torch_setup import configure_torch
@@ -161,8 +167,8 @@ def test_the_linear_autoencoder_is_the_best_linear_one() -> None:
     coarse = generator.integers(0, 256, (6, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
     images = coarse // 2 + generator.integers(0, 128, coarse.shape, np.uint8)
     pixels = images_to_tensor(images)
-    settings = AutoencoderSettings(block=2, channels=12, whitening=0.8, latent_std=1.5)
-    whole = fit_autoencoder(images, settings)
+    settings = AutoencoderSettings(2, 12, 0.8, 1.5, 0, 0, 0)
+    whole = fit_autoencoder(images, settings, 0)
     latents = whole.encode(pixels).latent_dist.mean
     assert latents.shape == (6, 12, 16, 16)
     assert latents.square().mean().item() == pytest.approx(1, abs=1e-4)
@@ -170,19 +176,19 @@ def test_the_linear_autoencoder_is_the_best_linear_one() -> None:
     powers = latents.square().mean((0, 2, 3))
     assert (powers[:-1] >= powers[1:]).all()
 
-    few = fit_autoencoder(images, replace(settings, channels=3))
+    few = fit_autoencoder(images, replace(settings, channels=3), 0)
     error = few.decode(few.encode(pixels).latent_dist.mean).sample - pixels
     _, covariance = block_statistics(images, 2)
     lost = torch.linalg.eigvalsh(covariance)[:-3].sum() / 12
     assert error.square().mean().item() == pytest.approx(lost.item(), rel=1e-4)
     # Shuffled images have the same components, with the same signs.
-    again = fit_autoencoder(images[::-1].copy(), settings)
+    again = fit_autoencoder(images[::-1].copy(), settings, 0)
     assert torch.allclose(again.encoder.weight, whole.encoder.weight, atol=1e-5)
 
 
 def test_a_single_colour_has_an_autoencoder() -> None:
     images = np.full((2, 32, 32, 3), 200, np.uint8)
-    autoencoder = fit_autoencoder(images, AutoencoderSettings(4, 16, 1.0, 1.5))
+    autoencoder = fit_autoencoder(images, AutoencoderSettings(4, 16, 1.0, 1.5, 0, 0, 0), 0)
     assert np.array_equal(reconstruct(autoencoder, images), images)
 
 
@@ -235,3 +241,39 @@ def test_igns_weights_fit_and_others_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"<html>")
     with pytest.raises(UserError, match=r"ign\.pth: not the weights of IGN's segmenter"):
         IgnSegmenter.from_checkpoint(path)
+
+
+def test_a_refinement_removes_noise_of_latents() -> None:
+    ramp, shifts = np.linspace(0, 255, 32).astype(np.uint8), range(0, 32, 2)
+    rows = np.stack([np.roll(ramp, shift) for shift in shifts])
+    images = np.broadcast_to(rows[:, :, None, None], (16, 32, 32, 3)).copy()
+    images[::2] = images[::2].swapaxes(1, 2)
+    settings = AutoencoderSettings(4, 16, 0.8, 1.5, 16, 60, 1.0)
+    autoencoder = fit_autoencoder(images, settings, 0)
+    clean = images_to_tensor(images)
+    latents = autoencoder.encode(clean).latent_dist.mean
+    noisy = latents + 0.4 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+
+    def error() -> float:
+        return float((autoencoder.decode(noisy).sample - clean).abs().mean())
+
+    before = error()
+    train_refinement(autoencoder, images, settings, seed=0)
+    assert error() < 0.8 * before
+    assert not any(weight.requires_grad for weight in autoencoder.parameters())
+
+
+def test_initial_residuals_reach_the_unet(base: StableDiffusion, params: Params) -> None:
+    conditioning = conditioning_of(params)
+    channels = params.train_controlnet.embedding_channels
+    masks = conditioning(torch.ones(1, 64, 64, dtype=torch.uint8))
+    noise, text = torch.randn(1, *base.latent_shape(64)), encode_prompts(base, ["a"])
+
+    def residual(scale: float) -> float:
+        controlnet = new_controlnet(base.unet, conditioning, channels, 0, scale)
+        with torch.no_grad():
+            down, _ = controlnet(noise, torch.tensor([5]), text, masks, return_dict=False)
+        return float(down[0].std())
+
+    assert residual(0.0) == 0
+    assert residual(0.6) == pytest.approx(2 * residual(0.3), rel=1e-4)
