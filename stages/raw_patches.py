@@ -265,7 +265,9 @@ def link_folder(source: Path) -> str:
         UserError: there is no such folder, it overlaps data/raw, or it holds no tile.
     """
     if not source.is_dir():
-        raise UserError(f"raw_patches.folder: {str(source)!r} is not a folder; name FLAIR's")
+        raise UserError(
+            f"raw_patches.folder: {str(source)!r} is not a folder; name the one with FLAIR's tiles"
+        )
     tiles: dict[PurePosixPath, Path] = {}
     metadata = []
     for path in files_below(source):

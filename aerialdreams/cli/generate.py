@@ -186,14 +186,17 @@ def run(args: argparse.Namespace) -> str:
 def _pixel_size(args: argparse.Namespace, mask: Any, model_pixel_size: float) -> float:
     """Pixel size of the mask on the ground, metres."""
     from aerialdreams.data.georeference import NotSquareError, ground_pixel_size
+    from aerialdreams.data.grids import utm_zone
 
     if mask.georeference:
         try:
             return ground_pixel_size(mask.georeference, *mask.class_ids.shape[::-1])
         except NotSquareError as error:
+            shape = mask.class_ids.shape[::-1]
+            crs = utm_zone(mask.georeference, *shape)[0] if mask.georeference.crs else "EPSG:NNNN"
             raise UserError(
                 f"{args.mask}: {error}; warp it to a projection in metres first, such as `gdalwarp"
-                " -t_srs EPSG:2154 -r near` in France"
+                f" -t_srs {crs} -r near`"
             ) from None
     if args.pixel:
         return float(args.pixel)

@@ -69,7 +69,7 @@ def metric_grid(path: Path, file: Any, crs: str | None, warp: bool) -> LocalGrid
         )
     if not reference.crs:
         raise UserError(f"{path}: {problem}, and has no CRS; add one with `gdal_edit.py -a_srs`")
-    target, size = _utm_zone(reference, file.width, file.height)
+    target, size = utm_zone(reference, file.width, file.height)
     if not warp:
         raise UserError(
             f"{path}: {problem}; set raw_patches.pairs.warp to true, or warp image and mask with"
@@ -103,7 +103,7 @@ def _problem(reference: GeoReference, width: int, height: int) -> str | None:
     return None
 
 
-def _utm_zone(reference: GeoReference, width: int, height: int) -> tuple[CRS, float]:
+def utm_zone(reference: GeoReference, width: int, height: int) -> tuple[CRS, float]:
     """The UTM zone of a raster's centre, and the size of its pixels on the ground, metres."""
     assert reference.crs
     x, y = reference.transform @ (width / 2, height / 2)
