@@ -153,7 +153,8 @@ def check_params(values: Any, path: Path) -> Params:
 
 def _explain(problem: Any) -> str:
     """One line for a pydantic error: key, value, allowed values."""
-    key = ".".join(str(part) for part in problem["loc"])
+    parts = [str(part) for part in problem["loc"]]
+    key = ".".join(part if part.isprintable() else repr(part) for part in parts)
     match problem["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key; remove it or correct its spelling"

@@ -4,6 +4,17 @@
 which read their environment variables once, when they are loaded.
 """
 
+import importlib.util
+import sys
+
+if importlib.util.find_spec("pydantic") is None:  # of all dependencies, one stands for the rest
+    print(
+        f"aerialdreams: error: {sys.executable} does not have the project's packages; activate its"
+        " environment with `source .venv/bin/activate`, or use scripts/run",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
 from aerialdreams.pipeline import environment
 
 environment.set_up_stage()

@@ -280,8 +280,12 @@ def defect_of(body: bytes) -> str | None:
         return "a response without elements"
     if "remark" in response:  # the query was aborted, and elements are missing
         return f"remark: {_plain_text(str(response['remark']))}"
-    if not (response.get("osm3s") or {}).get("timestamp_osm_base"):
+    if not TIMESTAMP.search(body):
         return "a response without the date of its data"
+    try:
+        elements_of(body)
+    except Exception as error:  # overpy raises many for elements that lack what they should have
+        return f"a response with an element that cannot be read ({type(error).__name__}: {error})"
     return None
 
 

@@ -81,3 +81,15 @@ def test_stages_run_with_a_bare_environment(project: Path) -> None:
     done = subprocess.run(words, cwd=project, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "raw_patches.source" in done.stdout
+
+
+def test_a_python_without_the_packages_is_told(project: Path, tmp_path: Path) -> None:
+    """As where `.venv/bin/dvc repro` finds another Python on the PATH."""
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    dvc = str(Path(sys.executable).parent / "dvc")
+    done = shell(project, dvc, "repro", "-s", "raw-patches", PATH=path)
+    assert done.returncode != 0
+    assert "does not have the project's packages; activate its environment" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -53,6 +53,7 @@ SMALL: dict[str, Any] = {
         "embedding_channels": [8, 16, 16],
         "steps": 24,
         "batch_size": 4,
+        "unlock_decoder_steps": 0,
         "warmup_steps": 4,
         "validation_every": 8,
         "sampling": {"steps": 2},
@@ -104,6 +105,9 @@ def write_patches(split: str, count: int, draw: np.random.Generator, params: Par
         rows["zone"].append("Z1_UA")
         rows["origin_x"].append(700_000 + 102.4 * number)
         rows["origin_y"].append(6_600_000.0)
+        rows["crs"].append("EPSG:2154")
+        rows["extent"].append(102.4)
+        rows["pixel_size"].append(0.2)
         for name in ("longitude", "latitude", "date"):
             rows[name].append(None)
     for part in range(0, count, 6):
@@ -287,6 +291,25 @@ def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
     rounded = trained(place, precision="bf16")
     assert rounded == pytest.approx(plain, rel=0.05)
     assert rounded != pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4", "ACCELERATE_MIXED_PRECISION": "bf16"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "1"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_variables_of_launchers_change_no_weights(
+    place: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    plain = trained(place, steps=6)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert trained(place, steps=6) == plain
 
 
 def test_samples_are_functions_of_the_step(place: Path) -> None:
