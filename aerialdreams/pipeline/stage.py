@@ -96,7 +96,7 @@ def _run(name: str, main: Callable[[Params], str]) -> int:
         return _fail(name, f"{file}{error.strerror}; {advice}", FAILED)
     except Exception as error:
         return _fail_unforeseen(name, error)
-    if os.environ.get("RANK", "0") == "0":
+    if not is_launched() or os.environ["RANK"] == "0":
         print(f"{name}: {summary} ({time.monotonic() - began:.1f} s)", flush=True)
     return DONE
 
