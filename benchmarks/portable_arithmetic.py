@@ -99,7 +99,7 @@ def make_steps(params: Any) -> dict[str, Callable[[], None]]:
     from tests.tiny import conditioning_of, new_model, tiny_stable_diffusion
 
     size, tiny = params.image_size, params.base_model.tiny
-    base = tiny_stable_diffusion(params, ["Aerial view of France. water, building."], size)
+    base = tiny_stable_diffusion(params, ["Aerial view of France. water, building."], size, 1)
     model = new_model(params, base)
     batch = tiny.unet.batch_size
     shape = (batch, *base.latent_shape(size))
