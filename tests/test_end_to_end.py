@@ -53,7 +53,9 @@ def test_every_stage_says_what_it_did_and_the_metrics_are_there(whole: Path) -> 
             numbers = metrics[split][source]
             assert 0 <= numbers["miou"] <= 1 and 0 < numbers["pixel_accuracy"] <= 1
             assert numbers["n"] == 4
-            assert set(numbers["iou"]) <= {c["name"] for c in params_of(whole)["classes"]}
+            assert set(numbers["iou"]) <= {
+                c["name"] for c in params_of(whole)["dataset_spec"]["classes"]
+            }
         assert metrics[split]["generated"]["fid"] == "not computed: no weights"
         assert metrics[split]["generated"]["judge_frechet_distance"] > 0
         assert metrics[split]["floor"]["n"] == 4

@@ -160,7 +160,7 @@ def _read_raster(path: Path) -> MaskRaster:
                 is_alpha = [colour == ColorInterp.alpha for colour in file.colorinterp]
                 palette, loss = colour_table(file), lossy_compression(file)
                 georeference = georeference_of(file)
-    except (OSError, RasterioError) as error:
+    except (OSError, RasterioError, UnicodeDecodeError) as error:
         if not path.exists():
             raise UserError(f"{path}: not found") from None
         raise UserError(f"{path}: cannot be read as a mask ({gdal_message(error)})") from None

@@ -74,7 +74,7 @@ def read_tile(path: Path) -> Tile:
                     crs=file.crs,
                     nodata=file.nodata,
                 )
-    except RasterioError as error:
+    except (RasterioError, UnicodeDecodeError) as error:  # the latter of damaged tags
         raise UserError(f"{path}: cannot be read ({gdal_message(error)}); fetch it again") from None
 
 

@@ -2,8 +2,8 @@
 
 A small network may refine the decoded image.
 
-diffusers' pipelines load it by the name of this module, which model_index.json has, where this
-package is installed.
+diffusers' pipelines load it by the name of this module, which model_index.json has. They do so only
+if it was imported before.
 """
 
 from typing import Any

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
 from PIL import Image
-
+{imports}
 controlnet = ControlNetModel.from_pretrained("models/controlnet")
 pipeline = StableDiffusionControlNetPipeline.from_pretrained(
     "models/base", controlnet=controlnet, safety_checker=None)
@@ -25,10 +25,13 @@ pipeline.scheduler = DDIMScheduler.from_config(
 mask = Image.open("mask.png").resize(({size}, {size}), Image.Resampling.NEAREST)
 {condition}
 image = pipeline("Aerial view.", condition, guidance_scale={guidance:g},
-                 controlnet_conditioning_scale={scale:g}, num_inference_steps={steps},
+                 controlnet_conditioning_scale={scale!r}, num_inference_steps={steps},
                  generator=torch.Generator().manual_seed(0)).images[0]
 image.save("photograph.png")
 """
+
+# diffusers loads the tiny base's autoencoder only if its module is imported.
+OWN_AUTOENCODER = "\nimport aerialdreams.models.linear_autoencoder\n"
 
 # Lines of the example that prepare the mask, by train_controlnet.conditioning.
 PREPARE_MASK = {
@@ -73,6 +76,7 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
     )
     example = EXAMPLE.format(
         size=params.image_size,
+        imports=OWN_AUTOENCODER if base_info["source"] == "tiny" else "",
         condition=PREPARE_MASK[stage.conditioning].format(class_ids=class_ids(spec.classes)),
         guidance=stage.sampling.guidance,
         steps=stage.sampling.steps,

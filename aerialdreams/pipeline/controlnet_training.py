@@ -25,6 +25,7 @@ from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_di
 from aerialdreams.params import Params
 from aerialdreams.paths import CONTROLNET
 from aerialdreams.pipeline.distributed import Distributed, init_distributed
+from aerialdreams.pipeline.launch import ignore_incomplete_launch
 from aerialdreams.training.checkpoint import Checkpoint
 from aerialdreams.training.controlnet import (
     ControlledUNet,
@@ -78,6 +79,7 @@ def set_up(params: Params) -> Training:
         raise UserError(
             "train_controlnet.precision: fp16 needs a GPU; set it to fp32 or bf16 on a CPU"
         )
+    ignore_incomplete_launch()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # else accelerate does not see that there are several
         mixed_precision="no" if stage.precision == "fp32" else stage.precision,

@@ -19,6 +19,13 @@ def is_launched() -> bool:
     return all(name in os.environ for name in LAUNCHER_VARIABLES)
 
 
+def ignore_incomplete_launch() -> None:
+    """Remove a launcher's variables where not all are set: accelerate would wait for others."""
+    if not is_launched():
+        for name in LAUNCHER_VARIABLES:
+            os.environ.pop(name, None)
+
+
 def launch_processes(module: str, count: int) -> NoReturn:
     """Run `python -m module` as `count` processes on this machine, and exit when they have ended.
 

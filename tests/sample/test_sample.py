@@ -104,9 +104,9 @@ def test_areas_are_nested_and_a_border_crosses_a_zone(world: Path, small: Params
     index = pd.read_parquet("data/patches.parquet")
     metadata = index.merge(pd.read_parquet("data/osm_metadata.parquet"), on="patch_id")
     assert metadata[["country", "region", "departement", "commune", "place"]].notna().all().all()
-    assert (metadata["departement_code"] == metadata["domain"].str[2:4]).all()
+    assert (metadata["departement_code"] == metadata["group"].str[2:4]).all()
     assert (metadata["insee"].str[:2] == metadata["departement_code"]).all()
-    zones = metadata.groupby(["domain", "zone"])
+    zones = metadata.groupby(["group", "zone"])
     assert (zones["commune"].nunique() == 2).all()  # each domain's first zone lies on a border
     # Two départements form a region.
     assert metadata.groupby("departement")["region"].nunique().eq(1).all()

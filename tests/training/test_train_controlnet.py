@@ -397,8 +397,8 @@ def test_only_what_decides_the_weights_identifies_a_training(place: Path) -> Non
 
 
 def test_the_embedding_must_fit_the_base(place: Path) -> None:
-    with pytest.raises(UserError, match=r"embedding_channels: has 3 widths; .* needs 2"):
-        train_controlnet.main(settle(place, embedding_channels=[8, 16, 16]))
+    with pytest.raises(UserError, match=r"embedding_channels: has 2 widths; .* needs 3"):
+        train_controlnet.main(settle(place, embedding_channels=[8, 16]))
 
 
 @pytest.mark.slow
