@@ -279,6 +279,7 @@ class TrainControlnet(Group):
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
+    class_balance: Share
     min_snr_gamma: float = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1)
     gradient_checkpointing: bool

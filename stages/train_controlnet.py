@@ -1,7 +1,7 @@
 """train-controlnet: train a ControlNet to follow land-cover masks.
 
 Reads   data/latents/, models/base/, data/dataset/ (validation patches for the images in MLflow; all
-        of train if latent_cache is false)
+        of train if latent_cache is false), metrics/class_frequencies.csv
 Writes  models/controlnet/ in diffusers' layout, with aerialdreams.json, which has what generation
         needs beside the weights; metrics/controlnet.csv and metrics/controlnet_validation.csv, the
         losses; a run in MLflow with params, curves, images and the model
@@ -18,13 +18,14 @@ import torch
 from aerialdreams.data.dataset import load_evenly_spaced, median_pixel_size
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
-from aerialdreams.params import Params, flatten
+from aerialdreams.params import Params, flat, flatten, read_yaml
 from aerialdreams.paths import (
     BASE,
     CONTROLNET,
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
     DATASET,
+    FREQUENCIES,
     LATENTS,
 )
 from aerialdreams.pipeline import controlnet_training
@@ -41,7 +42,7 @@ from aerialdreams.pipeline.controlnet_training import (
     set_up,
     validate,
 )
-from aerialdreams.pipeline.identity import training_identity
+from aerialdreams.pipeline.identity import recipe_of, training_identity
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import Run, register_model, training_run
@@ -56,7 +57,7 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-INPUTS = [LATENTS, DATASET, BASE]
+INPUTS = [LATENTS, DATASET, BASE, FREQUENCIES]
 # Params of the stage that change how the work is done, not what is learnt (but for rounding).
 EXECUTION = {
     *("processes", "gradient_accumulation", "gradient_checkpointing", "compile", "attention"),
@@ -77,7 +78,10 @@ def main(params: Params) -> str:
         folder = Path(training.distributed.broadcast(str(work) if work else None))
         training.checkpoint.path = folder / "controlnet.pt"
         run_id_file = folder / "run-id"
-        tracked = training_run(flatten(params), INPUTS, run_id_file) if is_main else nullcontext()
+        recipe = recipe_of(flat(read_yaml(Path("params.yaml"))))
+        tracked = (
+            training_run(flatten(params), INPUTS, run_id_file, recipe) if is_main else nullcontext()
+        )
         with tracked as run:
             train(training, run)
             if run:
@@ -143,7 +147,9 @@ def train(training: Training, run: Run | None) -> None:
                 # Ranks exchange gradients once a step, with those of the last micro-batch.
                 with nullcontext() if number == len(parts) else accelerator.no_sync(model):
                     with accelerator.autocast():
-                        losses = per_sample_loss(compiled, base, training.conditioning, part)
+                        losses = per_sample_loss(
+                            compiled, base, training.conditioning, part, training.class_weights
+                        )
                     weights = snr_weights(base.scheduler, part["timesteps"], stage.min_snr_gamma)
                     loss = (losses * weights.to(training.device)).mean() / len(parts)
                     accelerator.backward(loss)
@@ -177,7 +183,8 @@ def train(training: Training, run: Run | None) -> None:
             if run and metrics:
                 run.metrics(done, metrics)
             if run and sheet and (done % tracking.images_every == 0 or last):
-                run.image(done, sample_images(training, sheet), "validation")
+                for patch_id, image in sample_images(training, sheet).items():
+                    run.image(done, image, f"validation/{patch_id}")
                 speed.restart(done)
 
             stopping = distributed.any(stop.received)

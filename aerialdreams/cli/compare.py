@@ -8,7 +8,18 @@ from aerialdreams.errors import UserError
 from aerialdreams.util.files import atomic_file
 
 if TYPE_CHECKING:
-    from aerialdreams.pipeline.experiments import Table
+    from aerialdreams.pipeline.comparison import Table
+
+
+EXAMPLES = """\
+examples:
+  aerialdreams compare HEAD~1 workspace --page comparison.html
+  aerialdreams compare base@1,2,3 wider@1,2,3    seeds of two recipes
+  aerialdreams compare base@all new=brisk-fox,run:4f1c
+
+NAME@SEEDS are the experiments that have NAME's params but for the seeds, and these values of
+train_controlnet.seed; NAME is an experiment, a recipe as MLflow shows it, or the name given to a
+grid (base for base-1, base-2, ...)."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,14 +27,15 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compare",
         help="compare experiments: params, metrics, images, significance of the difference",
-        description="Compare experiments with the first one named, the baseline.",
-        epilog="example:\n  aerialdreams compare HEAD~1 workspace --page comparison.html",
+        description="Compare experiments, or groups of them over seeds, with the first named.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "experiments",
         nargs="+",
-        help="two or more git revisions, names of `dvc exp`, workspace, or run:ID of MLflow",
+        help="two or more git revisions, names of `dvc exp`, workspace, run:ID of MLflow, or groups"
+        " of seeds: NAME@SEEDS, NAME@all, LABEL=NAME,NAME",
     )
     parser.add_argument(
         "--page", type=Path, help="write an HTML page with images of the same masks"
@@ -40,12 +52,13 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: an experiment cannot be read, or fewer than two are named.
     """
+    from aerialdreams.pipeline.comparison import compare_groups
     from aerialdreams.pipeline.comparison_page import comparison_page
-    from aerialdreams.pipeline.experiments import compare_experiments, load_experiment
+    from aerialdreams.pipeline.recipes import load_group
 
     if len(args.experiments) < 2:
         raise UserError("name at least two experiments; `dvc exp show` and `git log` list them")
-    comparison = compare_experiments([load_experiment(name) for name in args.experiments])
+    comparison = compare_groups([load_group(name) for name in args.experiments])
     if args.page:
         page = comparison_page(comparison)
         with atomic_file(args.page) as partial:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
 from aerialdreams.models.stable_diffusion import encode_prompts, load_stable_diffusion
+from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.paths import BASE, CONTROLNET
 from aerialdreams.util.batched import batched
 from aerialdreams.util.progress import progress
@@ -22,7 +24,22 @@ from aerialdreams.util.seeding import seeded_generator
 from aerialdreams.util.torch_setup import fastest_precision, inference_autocast
 
 Corner = tuple[int, int]  # row and column of a tile's upper left latent pixel
+OnStep = Callable[[int, int], None]
 MIN_WEIGHT = 1e-3  # of a tile at its edge, so that no weight is zero at the image's edge
+
+
+class Kept(NamedTuple):
+    """Parts of a photograph that a generated image continues.
+
+    The image is close to the photograph there, not equal: encoding and decoding change it.
+
+    Attributes:
+        photograph: RGB, 0 to 255, (height, width, 3), of the mask's size.
+        repainted: bool, (height, width); true where the image is new.
+    """
+
+    photograph: NDArray[np.uint8]
+    repainted: NDArray[np.bool_]
 
 
 class Painter:
@@ -70,6 +87,8 @@ class Painter:
         steps: int | None = None,
         guidance: float | None = None,
         conditioning_scale: float | None = None,
+        kept: Kept | None = None,
+        on_step: OnStep | None = None,
     ) -> NDArray[np.uint8]:
         """Generate the image of a mask, one pixel of the image per pixel of the mask.
 
@@ -89,6 +108,9 @@ class Painter:
             steps: denoising steps.
             guidance: classifier-free guidance scale; 1 turns it off.
             conditioning_scale: factor on the ControlNet's residuals.
+            kept: parts of a photograph that the image is to continue; see `Kept`.
+            on_step: called after each denoising step with the steps done and their number; what it
+                raises ends the generation. None shows a progress bar.
 
         Returns:
             RGB, (height, width, 3).
@@ -101,9 +123,10 @@ class Painter:
             sampler=sampler, steps=steps, guidance=guidance, conditioning_scale=conditioning_scale
         )
         with inference_autocast(self.base.unet.device, self.precision):
-            return self._paint(self._pad(mask), prompt, seed, negative_prompt, sampling)[
-                : mask.shape[0], : mask.shape[1]
-            ]
+            image = self._paint(
+                self._pad(mask), prompt, seed, negative_prompt, sampling, kept, on_step
+            )
+        return image[: mask.shape[0], : mask.shape[1]]
 
     def _paint(
         self,
@@ -112,6 +135,8 @@ class Painter:
         seed: int,
         negative_prompt: str,
         sampling: Sampling,
+        kept: Kept | None,
+        on_step: OnStep | None,
     ) -> NDArray[np.uint8]:
         """See `paint`; the mask has the size of at least one tile, in whole latent pixels."""
         factor, device = self.base.vae_scale_factor, self.base.unet.device
@@ -123,8 +148,10 @@ class Painter:
         latents = noise[None] * scheduler.init_noise_sigma
         prompts = [prompt, negative_prompt] if sampling.guidance > 1 else [prompt]
         texts = encode_prompts(self.base, prompts)
-        timesteps = scheduler.timesteps
-        for timestep in progress(timesteps, "denoising", "steps", len(timesteps)):
+        known = self._encode(kept, padded, shape) if kept else None
+        timesteps, count = scheduler.timesteps, len(scheduler.timesteps)
+        bar = progress(timesteps, "denoising", "steps", count)
+        for number, timestep in enumerate(timesteps if on_step else bar, start=1):
             model_input = scheduler.scale_model_input(latents, timestep)
             prediction = self._blend(
                 lambda tiles, model_input=model_input, timestep=timestep: self._predict(  # type: ignore[misc]
@@ -133,10 +160,45 @@ class Painter:
                 shape,
             )
             latents = scheduler.step(prediction[None], timestep, latents, return_dict=False)[0]
+            if known:
+                # As diffusers' inpainting does with a UNet that has no mask among its inputs: what
+                # is kept has the noise of the next step.
+                photograph, repainted = known
+                if number < count:
+                    next_step = timesteps[number : number + 1]
+                    photograph = scheduler.add_noise(photograph, noise[None], next_step)
+                latents = torch.where(repainted, latents, photograph)
+            if on_step:
+                on_step(number, count)
         latents = latents / self.base.vae.config["scaling_factor"]
         image = self._blend(lambda tiles: self._decode(latents, tiles), shape, factor)
         pixels = ((image / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu()
         return pixels.numpy()
+
+    def _encode(
+        self, kept: Kept, padded: NDArray[np.uint8], shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """The latents of a photograph, and where they are repainted: (1, 1, height, width)."""
+        factor, size = self.base.vae_scale_factor, self._tile_size
+        missing = [
+            (0, whole - side)
+            for whole, side in zip(padded.shape, kept.repainted.shape, strict=True)
+        ]
+        pixels = images_to_tensor(np.pad(kept.photograph, [*missing, (0, 0)], mode="edge")[None])
+
+        def encode(tiles: list[Corner]) -> Tensor:
+            parts = [
+                pixels[:, :, y * factor : (y + size) * factor, x * factor : (x + size) * factor]
+                for y, x in tiles
+            ]
+            images = torch.cat(parts).to(self.base.vae.device)
+            latents: Tensor = self.base.vae.encode(images).latent_dist.mean
+            return latents * self.base.vae.config["scaling_factor"]
+
+        photograph = self._blend(encode, shape)[None]
+        repainted = torch.from_numpy(np.pad(kept.repainted, missing, mode="edge"))[None, None]
+        touched = torch.nn.functional.max_pool2d(repainted.float(), factor) > 0
+        return photograph, touched.to(photograph.device)
 
     def _pad(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask, extended by its edge to at least one tile and to whole latent pixels."""

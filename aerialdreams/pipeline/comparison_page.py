@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from aerialdreams.paths import GENERATED
-from aerialdreams.pipeline.experiments import SPLIT, Comparison, Experiment
+from aerialdreams.pipeline.comparison import Comparison
+from aerialdreams.pipeline.experiments import SPLIT, Experiment
 from aerialdreams.pipeline.html import Figure, data_url, render
 
 PATCHES = 4  # in each gallery
@@ -29,17 +30,18 @@ def comparison_page(comparison: Comparison) -> str:
     """The page as HTML.
 
     It shows the patches with the highest and the lowest difference in pixel accuracy between the
-    last experiment and the first, among those that all experiments have, and each experiment's
-    sheet of validation images.
+    last group and the first, among those that all experiments have, and sheets of validation
+    images. Images are those of each group's first experiment.
 
     Raises:
         UserError: an image is neither in the cache nor in a remote.
     """
-    experiments = comparison.experiments
-    baseline, last = experiments[0], experiments[-1]
-    gains = last.agreement - baseline.agreement
-    for experiment in experiments:
-        gains = gains[gains.index.isin(experiment.agreement.index)]
+    groups = comparison.groups
+    baseline, last = groups[0], groups[-1]
+    gains = (last.agreement.mean(axis=1) - baseline.agreement.mean(axis=1)).dropna()
+    for group in groups:
+        gains = gains[gains.index.isin(group.agreement.index)]
+    experiments = [group.experiments[0] for group in groups]
     ranked = gains.sort_values(ascending=False, kind="stable")
     pair = f"{last.name} minus {baseline.name}"
     rankings = {
@@ -48,7 +50,7 @@ def comparison_page(comparison: Comparison) -> str:
     }
     return render(
         "comparison.html",
-        title="Comparison of " + ", ".join(experiment.name for experiment in experiments),
+        title="Comparison of " + ", ".join(group.name for group in groups),
         verdicts=comparison.verdicts,
         tables=comparison.tables,
         galleries=[

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import Split
+from aerialdreams.data.land_cover import class_ids
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import generate_batch, requests_from_split
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
-from aerialdreams.paths import CONTROLNET
+from aerialdreams.paths import CONTROLNET, FREQUENCIES
 from aerialdreams.pipeline.distributed import Distributed, init_distributed
 from aerialdreams.pipeline.launch import ignore_incomplete_launch
 from aerialdreams.training.checkpoint import Checkpoint
@@ -42,6 +44,7 @@ from aerialdreams.training.latents import (
     TrainingSource,
 )
 from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins
+from aerialdreams.training.losses import balanced_weights
 from aerialdreams.util.files import refuse_overlap
 from aerialdreams.util.torch_setup import DTYPES
 
@@ -64,6 +67,7 @@ class Training:
     losses: LossCurve
     bins: TimestepBins
     checkpoint: Checkpoint
+    class_weights: torch.Tensor | None = None
     validation: CurvePoints = field(default_factory=CurvePoints)
     decoder_unlocked: bool = False
 
@@ -136,6 +140,7 @@ def set_up(params: Params) -> Training:
         losses=LossCurve("ControlNet"),
         bins=TimestepBins(base.num_train_timesteps, device),
         checkpoint=Checkpoint(Path(), {}, device),
+        class_weights=class_weights_of(params).to(device) if stage.class_balance else None,
     )
     parts = {
         "controlnet": model.controlnet,
@@ -149,6 +154,29 @@ def set_up(params: Params) -> Training:
     }
     training.checkpoint.parts = {name: part for name, part in parts.items() if part is not None}
     return training
+
+
+def class_weights_of(params: Params) -> torch.Tensor:
+    """Weight of each class in the loss, by class id, (256,); see `losses.balanced_weights`.
+
+    Raises:
+        UserError: the frequencies are missing or of other classes.
+    """
+    names = [land_cover.name for land_cover in params.classes]
+    try:
+        table = pd.read_csv(FREQUENCIES)
+        found, percentages = table["class"].tolist(), table["train"].tolist()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{FREQUENCIES}: cannot be read ({error}); run `dvc repro class-percentages`"
+        ) from None
+    if found != names:
+        raise UserError(
+            f"{FREQUENCIES}: has other classes than dataset_spec.classes; run `dvc repro"
+            " class-percentages`"
+        )
+    exponent = params.train_controlnet.class_balance
+    return balanced_weights(percentages, class_ids(params.classes), exponent)
 
 
 def new_optimizer(
@@ -271,11 +299,11 @@ def validate(training: Training, done: int) -> float:
     return loss
 
 
-def sample_images(training: Training, patches: Split) -> NDArray[np.uint8]:
+def sample_images(training: Training, patches: Split) -> dict[str, NDArray[np.uint8]]:
     """Mask, real and generated image of some validation patches, always from the same noise.
 
     Returns:
-        RGB, (height, width, 3).
+        By patch id, the three side by side: RGB, (height, width, 3).
     """
     with evaluation_weights(training):
         images = generate_batch(
@@ -290,8 +318,12 @@ def sample_images(training: Training, patches: Split) -> NDArray[np.uint8]:
         offload_encoders(training.base)
     # `to` has frozen all of the base; the decoder may be in training.
     training.model.set_trainable(decoder=training.decoder_unlocked)
-    columns = [list(patches.images), list(images)]
-    return image_grid(list(patches.masks), columns, training.params.classes)
+    rows = zip(patches.patch_ids, patches.masks, patches.images, images, strict=True)
+    classes = training.params.classes
+    return {
+        patch_id: image_grid([mask], [[real], [generated]], classes)
+        for patch_id, mask, real, generated in rows
+    }
 
 
 def sampling_of(params: Params) -> Sampling:

@@ -1,7 +1,11 @@
-"""What identifies a training, and with it its checkpoint: params, inputs and code."""
+"""What identifies a training, and with it its checkpoint: params, inputs and code.
+
+Trainings that differ in their seeds alone have the same recipe.
+"""
 
 import ast
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -14,6 +18,25 @@ from aerialdreams.util.files import dvc_md5
 
 PACKAGE = Path(__file__).parent.parent
 LOCK = Path("dvc.lock")
+SEED = "train_controlnet.seed"  # the seed that names a training among those of its recipe
+SEEDS = (SEED, "base_model.tiny.seed", "generate_validation.seed")
+# Groups of params that change how the work is done, not its result.
+EXECUTION = ("runtime.", "tracking.")
+
+
+def recipe_of(params: Mapping[str, Any]) -> str:
+    """Short name of a recipe: the start of a hash of its params without the seeds.
+
+    Args:
+        params: of params.yaml, by dotted name.
+    """
+    decisive = {
+        key: value
+        for key, value in params.items()
+        if key not in SEEDS and not key.startswith(EXECUTION)
+    }
+    text = json.dumps(decisive, sort_keys=True, default=str)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
 def training_identity(

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aerialdreams.pipeline.mlflow_groups import join_group, update_group
 from aerialdreams.pipeline.mlflow_run import Run
-from aerialdreams.pipeline.mlflow_store import connect, first_line, warn
+from aerialdreams.pipeline.mlflow_store import RECIPE_TAG, connect, first_line, warn
 from aerialdreams.util.files import dvc_md5
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MAX_PARAMS, MAX_METRICS = 100, 1000
 
 @contextmanager
 def training_run(
-    params: Mapping[str, object], inputs: list[Path], run_id_file: Path
+    params: Mapping[str, object], inputs: list[Path], run_id_file: Path, recipe: str = ""
 ) -> Iterator[Run]:
     """Create a run for a training, or reopen the run of an interrupted one.
 
@@ -33,6 +34,7 @@ def training_run(
         inputs: the stage's inputs. Their DVC hashes become tags; those in data/ also become MLflow
             datasets.
         run_id_file: keeps the run's id until the training has finished.
+        recipe: see `identity.recipe_of`; runs with the same one become children of one run.
 
     Yields:
         The run. It ends as FINISHED, or as KILLED or FAILED if the block raises. If the store does
@@ -50,9 +52,13 @@ def training_run(
             client.update_run(run_id, status="RUNNING")
         else:
             tags = _commit_tags() | {f"md5.{path}": md5 for path, md5 in hashes.items()}
+            if recipe:
+                tags[RECIPE_TAG] = recipe
             name = os.environ.get("DVC_EXP_NAME") or "train-controlnet"
             run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
             _log_inputs(client, run_id, params, hashes)
+            if recipe:
+                join_group(client, experiment_id, run_id, recipe)
             run_id_file.write_text(run_id)
         monitors.append(_monitor_system(client, run_id))
         return run_id
@@ -167,6 +173,7 @@ def log_evaluation(
             for name, value in metrics.items():
                 if name.endswith("miou"):
                     client.set_model_version_tag(MODEL, version.version, name, str(value))
+        update_group(client, client.get_run(run_id).info.experiment_id, run_id)
 
     def upload(file: Path) -> None:
         run.add(lambda client, run_id: client.log_artifact(run_id, str(file), "evaluation"))

@@ -15,7 +15,12 @@ from aerialdreams.models.stable_diffusion import StableDiffusion, encode_tokens
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.latents import Sample, TrainingSource
-from aerialdreams.training.losses import diffusion_loss, prediction_target, valid_shares
+from aerialdreams.training.losses import (
+    diffusion_loss,
+    position_weights,
+    prediction_target,
+    valid_shares,
+)
 from aerialdreams.util.files import dvc_md5
 
 VALIDATION_SEED = 0  # not a param: all experiments are validated on the same noise
@@ -162,6 +167,7 @@ def per_sample_loss(
     base: StableDiffusion,
     conditioning: MaskConditioning,
     batch: dict[str, Tensor],
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """The diffusion loss of each sample, shape (samples,), over pixels that have a class.
 
@@ -170,6 +176,7 @@ def per_sample_loss(
         base: gives the noise schedule; encodes images and captions if the batch has no latents.
         conditioning: how masks are encoded.
         batch: see `latents.ControlNetBatches`.
+        class_weights: by class id, (256,), see `losses.balanced_weights`; None for none.
     """
     device = base.unet.device
     batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -185,8 +192,12 @@ def per_sample_loss(
     noisy_latents = base.scheduler.add_noise(latents, noise, timesteps)
     prediction = model(noisy_latents, timesteps, batch["text"].float(), conditioning(batch["mask"]))
     # A function of each sample alone, so that batches may be split anywhere.
-    weights = valid_shares(batch["mask"], (target.shape[-2], target.shape[-1]))
-    return diffusion_loss(prediction, target, weights)
+    size = (target.shape[-2], target.shape[-1])
+    valid = valid_shares(batch["mask"], size)
+    if class_weights is None:
+        return diffusion_loss(prediction, target, valid)
+    weights = position_weights(batch["mask"], class_weights, size)
+    return diffusion_loss(prediction, target, valid, weights)
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from torch import Tensor
 from aerialdreams.data.land_cover import IGNORED, class_pixel_counts
 from aerialdreams.errors import UserError
 
+MAX_WEIGHT = 5.0  # of a class in the diffusion loss
+
 
 def prediction_target(
     scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor
@@ -40,19 +42,27 @@ def prediction_target(
             )
 
 
-def diffusion_loss(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+def diffusion_loss(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Mean squared error of each sample, shape (samples,).
 
     Args:
         prediction: of the UNet, (samples, channels, height, width).
         target: of the same shape.
-        weights: of each position, (samples, 1, height, width); None weighs all alike.
+        valid: share of each position that counts, (samples, 1, height, width); None counts all.
+        weights: of each position, 0 where nothing counts, of the same shape; None weighs all that
+            counts alike. Samples are not divided by their weights: one with much of a rare class
+            counts more.
     """
     squares = (prediction - target) ** 2
-    if weights is None:
+    if valid is None:
         return squares.mean((1, 2, 3))
-    total = weights.sum((1, 2, 3)).clamp(min=1) * squares.shape[1]
-    return (squares * weights).sum((1, 2, 3)) / total
+    total = valid.sum((1, 2, 3)).clamp(min=1) * squares.shape[1]
+    return (squares * (valid if weights is None else weights)).sum((1, 2, 3)) / total
 
 
 def valid_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,6 +74,40 @@ def valid_shares(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """
     valid = (masks != IGNORED).float()[:, None]
     return torch.nn.functional.interpolate(valid, size, mode="area")
+
+
+def balanced_weights(
+    percentages: Sequence[float], class_ids: Sequence[int], exponent: float
+) -> Tensor:
+    """Weight of each class in the diffusion loss: its frequency to the power -exponent.
+
+    Args:
+        percentages: of each class in the train split.
+        class_ids: of the class table, in its order.
+        exponent: 0 weighs all pixels alike, 1 all classes.
+
+    Returns:
+        By class id, (256,), with a mean of 1 over the split's pixels; 0 for ids of no class. No
+        class has more than `MAX_WEIGHT`, so that a handful of pixels does not decide a step.
+    """
+    shares = torch.tensor(percentages, dtype=torch.float64) / 100
+    weights = torch.where(shares > 0, shares.clamp(min=1e-12) ** -exponent, 0.0)
+    weights = (weights / (weights * shares).sum()).clamp(max=MAX_WEIGHT)
+    table = torch.zeros(256)
+    table[list(class_ids)] = (weights / (weights * shares).sum()).float()
+    return table
+
+
+def position_weights(masks: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean weight of each latent position's pixels, (samples, 1, *size).
+
+    Args:
+        masks: class ids, (samples, height, width).
+        weights: by class id, (256,).
+        size: height and width of the latents.
+    """
+    pixels = weights.to(masks.device)[masks.long()][:, None]
+    return torch.nn.functional.interpolate(pixels, size, mode="area")
 
 
 def snr_weights(scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:

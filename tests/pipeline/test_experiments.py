@@ -1,6 +1,7 @@
 """Experiments as the guide has them: each its own run in MLflow, compared in three places."""
 
 import json
+import statistics
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from aerialdreams.pipeline.mlflow_groups import GROUP_TAG, PARENT_TAG
 from tests.docs.test_readme import block, paste
 from tests.evaluation.test_results import CHROMIUM, browser
 from tests.projects import clone_with_cache, dvc, environment, run
 from tests.servers import free_port, wait_for
+
+# In one pytest process, so that the experiments run once.
+pytestmark = pytest.mark.xdist_group("laboratory")
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +43,17 @@ def shown(project: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def runs_of(project: Path) -> dict[str, Run]:
-    """The runs of a project's MLflow store, by name."""
+def all_runs(project: Path) -> list[Run]:
+    """The runs of a project's MLflow store."""
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("aerialdreams")
-    return {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def runs_of(project: Path) -> dict[str, Run]:
+    """The trainings of a project's MLflow store, by name; without the parents of seeds."""
+    runs = all_runs(project)
+    return {one.info.run_name: one for one in runs if GROUP_TAG not in one.data.tags}
 
 
 def test_dvc_and_mlflow_agree(laboratory: Path) -> None:
@@ -79,6 +90,39 @@ def test_compare_says_the_same_of_experiments_and_of_runs(laboratory: Path) -> N
     wrong = run(laboratory, "aerialdreams", "compare", ids[0], "run:0123")
     assert wrong.returncode == 2 and "run:0123" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_seeds_of_a_recipe_are_children_of_one_run(laboratory: Path) -> None:
+    """The run above them has the means of their metrics."""
+    runs = runs_of(laboratory)
+    (parent,) = (one for one in all_runs(laboratory) if GROUP_TAG in one.data.tags)
+    assert {one.data.tags[PARENT_TAG] for one in runs.values()} == {parent.info.run_id}
+    assert len({one.data.tags["recipe"] for one in runs.values()}) == 1
+    values = [one.data.metrics["validation.generated.miou"] for one in runs.values()]
+    assert parent.data.metrics["validation.generated.miou"] == statistics.mean(values)
+    deviation = parent.data.metrics["validation.generated.miou.deviation"]
+    assert deviation == pytest.approx(statistics.stdev(values))
+
+
+def test_recipes_are_compared_over_seeds(laboratory: Path) -> None:
+    """By the name of one experiment, by the recipe that MLflow shows, and by a list."""
+    runs = runs_of(laboratory)
+    recipe = runs["slower"].data.tags["recipe"]
+    queued = [name for name in runs if name != "slower"]
+    said = []
+    for group in ("slower@3,4,5", f"{recipe}@all", f"{queued[0]}@5,3,4"):
+        ended = run(laboratory, "aerialdreams", "compare", "HEAD", group)
+        assert ended.returncode == 0, ended.stderr
+        assert "3 and 1 seeds" in ended.stdout and " ± " in ended.stdout
+        said.append(ended.stdout.replace(group, "").split())
+    assert said[0] == said[1]
+    listed = run(laboratory, "aerialdreams", "compare", "HEAD", f"mine=slower,{','.join(queued)}")
+    assert listed.returncode == 0, listed.stderr
+    mixed = run(laboratory, "aerialdreams", "compare", "HEAD", "mine=slower,HEAD")
+    assert mixed.returncode == 2
+    assert "slower and HEAD differ in train_controlnet.learning_rate" in mixed.stderr
+    missing = run(laboratory, "aerialdreams", "compare", "HEAD", "slower@3,9")
+    assert missing.returncode == 2 and "there are 3, 4, 5" in missing.stderr
 
 
 @contextmanager

@@ -26,15 +26,16 @@ from aerialdreams.paths import (
     REPORT,
     UTILITY,
 )
-from aerialdreams.pipeline.comparison_page import comparison_page
-from aerialdreams.pipeline.experiments import (
+from aerialdreams.pipeline.comparison import (
     Comparison,
-    Experiment,
+    Group,
     Table,
     metric_rows,
     params_rows,
     verdict,
 )
+from aerialdreams.pipeline.comparison_page import comparison_page
+from aerialdreams.pipeline.experiments import Experiment
 from aerialdreams.pipeline.html import data_url, render
 from aerialdreams.pipeline.zones_page import zones_page
 from aerialdreams.util.files import write_json
@@ -86,12 +87,13 @@ def experiment(name: str, template: str, seed: int) -> Experiment:
 def comparison() -> str:
     """Four experiments whose names fit no line, and whose table fits no window."""
     experiments = [experiment(f"{LONG}{seed}", f"{seed} {CAPTION}", seed) for seed in range(4)]
-    columns = ["", *(one.name for one in experiments)]
+    groups = [Group(one.name, [one]) for one in experiments]
+    columns = ["", *(group.name for group in groups)]
     tables = [
-        Table("Parameters", columns, params_rows(experiments)),
-        Table("Metrics", columns, metric_rows(experiments)),
+        Table("Parameters", columns, params_rows(groups)),
+        Table("Metrics", columns, metric_rows(groups)),
     ]
-    return comparison_page(Comparison(experiments, tables, [verdict(*experiments[:2])]))
+    return comparison_page(Comparison(groups, tables, [verdict(*groups[:2])]))
 
 
 @pytest.fixture
