@@ -5,6 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from aerialdreams.data.caption_text import CaptionForm
 from aerialdreams.data.flair import DOMAIN, ZONE
 
 Domain = Annotated[str, Field(pattern=f"^{DOMAIN}$")]
@@ -154,6 +155,17 @@ class Captions(Group):
     most_classes: int = Field(ge=1)
     most_features: int = Field(ge=0)
     amounts: Literal["none", "words", "numbers"]
+
+    @property
+    def form(self) -> CaptionForm:
+        """The form of the captions, by the first template."""
+        return CaptionForm(
+            tuple(self.templates[0]),
+            self.default_place,
+            self.floor_percent,
+            self.most_classes,
+            self.amounts,
+        )
 
     @field_validator("templates")
     @classmethod

@@ -10,12 +10,11 @@ Place names: © OpenStreetMap contributors, ODbL 1.0.
 import csv
 import hashlib
 import re
-import unicodedata
-from string import Formatter
 from typing import Any
 
 import pyarrow as pa
 
+from aerialdreams.data.caption_text import fill
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
 from aerialdreams.param_groups import PLACE_LEVELS, Captions
@@ -36,8 +35,6 @@ SCHEMA = pa.schema(
 SEASONS = ("winter", "spring", "summer", "autumn")  # of three months each, from December
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",
           "October", "November", "December")  # fmt: skip
-# A class's words by its share: the first entry whose minimum it reaches.
-AMOUNTS = ((0.6, "mostly "), (0.4, "half "), (0.2, "much "), (0.05, "some "), (0, "a little "))
 # CLIP's tokenizer splits text into these pieces first, and encodes each as one token or more
 # (https://github.com/openai/CLIP, clip/simple_tokenizer.py).
 CLIP_PIECES = re.compile(r"[^\W\d_]+|\d|(?:[^\s\w]|_)+")
@@ -111,24 +108,9 @@ def caption_fields(
     fields |= _date_fields(patch.get("date"), patch.get("latitude"))
     return fields | {
         "place": ", ".join(address) or stage.default_place,
-        "classes": ", ".join(_classes(shares, stage)),
+        "classes": ", ".join(stage.form.classes(shares)),
         "features": ", ".join(_features(osm, stage.most_features)),
     }
-
-
-def _classes(shares: dict[str, float], stage: Captions) -> list[str]:
-    by_area = sorted(shares, key=lambda name: -shares[name])  # stable: equal areas stay by id
-    above = [name for name in by_area if shares[name] * 100 >= stage.floor_percent and shares[name]]
-    # If no class reaches the floor, name the largest.
-    names = (above or by_area[:1])[: stage.most_classes]
-    if stage.amounts == "numbers":
-        return [f"{name} {shares[name]:.0%}" for name in names]
-    if stage.amounts == "words":
-        return [
-            next(words for minimum, words in AMOUNTS if shares[name] >= minimum) + name
-            for name in names
-        ]
-    return names
 
 
 def _features(osm: dict[str, Any], most: int) -> list[str]:
@@ -151,19 +133,6 @@ def _date_fields(date: Any, latitude: Any) -> dict[str, str]:
         "month": f"{MONTHS[month - 1]} {match[1]}",
         "season": SEASONS[(month % 12 // 3 + 2 * south) % 4],
     }
-
-
-def fill(sentences: list[str], fields: dict[str, str]) -> str:
-    """Fill in a template's sentences, join them with spaces and normalise them to NFC.
-
-    A sentence with an empty field is left out.
-    """
-    filled = [
-        sentence.format(**fields)
-        for sentence in sentences
-        if all(fields[name] for _, name, _, _ in Formatter().parse(sentence) if name)
-    ]
-    return unicodedata.normalize("NFC", " ".join(filled))
 
 
 def variant_index(seed: int, patch_id: str, count: int) -> int:

@@ -217,6 +217,7 @@ def save(training: Training) -> None:
             sampling=sampling_of(params),
             ignored=tuple(spec.ignored),
             credit=spec.credit,
+            captions=params.captions.form,
         ).save(folder)
     write_curve(CONTROLNET_LOSSES, training.losses.means())
     write_curve(CONTROLNET_VALIDATION_LOSSES, training.validation.values)

@@ -68,7 +68,15 @@ def info_of(params: Params) -> ModelInfo:
     """What train-controlnet saves beside the weights."""
     pixel_size = PIXEL_SIZE * PATCH_SIZE / params.image_size
     conditioning, sampling = conditioning_of(params), sampling_of(params)
-    return ModelInfo(params.image_size, pixel_size, conditioning, sampling, (), "FLAIR #1 © IGN")
+    return ModelInfo(
+        image_size=params.image_size,
+        pixel_size=pixel_size,
+        conditioning=conditioning,
+        sampling=sampling,
+        ignored=(),
+        credit="FLAIR #1 © IGN",
+        captions=params.captions.form,
+    )
 
 
 def new_model(params: Params, base: StableDiffusion) -> ControlledUNet:

@@ -6,11 +6,20 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from aerialdreams.cli import check_remote, compare, generate, outlines, publish, settings
+from aerialdreams.cli import (
+    check_remote,
+    compare,
+    edit,
+    generate,
+    outlines,
+    publish,
+    serve,
+    settings,
+)
 from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError, WorkError
 from aerialdreams.pipeline import environment
 
-COMMANDS = (generate, compare, settings, outlines, publish, check_remote)
+COMMANDS = (generate, edit, serve, compare, settings, outlines, publish, check_remote)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,6 +26,7 @@ MAX_LERC_ERROR = 0.5  # from this error on, rounding can give another id
 # GDAL reads world files (.pgw, .tfw, .wld, ...) and .aux.xml by default. Many users of cloud
 # storage turn that off in their environment.
 GDAL_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_PAM_ENABLED": "YES"}
+VECTORS = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".gml", ".osm", ".pbf")
 
 
 class UserMask(NamedTuple):
@@ -163,7 +164,10 @@ def _read_raster(path: Path) -> MaskRaster:
     except (OSError, RasterioError, UnicodeDecodeError) as error:
         if not path.exists():
             raise UserError(f"{path}: not found") from None
-        raise UserError(f"{path}: cannot be read as a mask ({gdal_message(error)})") from None
+        vector = " (for vector data, add --mapping)" if path.suffix.lower() in VECTORS else ""
+        raise UserError(
+            f"{path}: cannot be read as a mask ({gdal_message(error)}){vector}"
+        ) from None
     if len(bands) == 4 and not any(is_alpha) and np.isin(bands[3], (0, 255)).all():
         is_alpha[3] = True  # QGIS exports alpha as a fourth band without the tag
         valid &= bands[3] > 0

@@ -28,7 +28,7 @@ def write_geotiff(
 
     Args:
         path: the GeoTIFF.
-        image: RGB, (height, width, 3); RGB and alpha, (height, width, 4); or class ids, (height,
+        image: RGB, (height, width, 3); RGB and alpha, (height, width, 4); or one band, (height,
             width).
         reference: its georeference.
         tags: GDAL metadata.
@@ -38,7 +38,8 @@ def write_geotiff(
     count, height, width = bands.shape
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": count}
     profile |= {"height": height, "width": width, "transform": reference.transform}
-    profile |= {"crs": reference.crs, "photometric": "PALETTE" if count == 1 else "RGB"}
+    photometric = "RGB" if count > 1 else "PALETTE" if classes else "MINISBLACK"
+    profile |= {"crs": reference.crs, "photometric": photometric}
     if count == 4:
         profile["alpha"] = "yes"
     with MemoryFile() as memory:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from aerialdreams.data.caption_text import CaptionForm
 from aerialdreams.data.land_cover import MaskValue
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
@@ -24,6 +25,7 @@ class ModelInfo:
         sampling: the settings that the model is meant to be sampled with, used by default.
         ignored: pixel values and colours of masks that stand for no class.
         credit: of the images and masks that the model was trained on.
+        captions: the form of the captions that it was trained on.
     """
 
     image_size: int
@@ -32,6 +34,7 @@ class ModelInfo:
     sampling: Sampling
     ignored: tuple[MaskValue, ...]
     credit: str
+    captions: CaptionForm
 
     def save(self, folder: Path) -> None:
         """Write aerialdreams.json into the model's folder."""
@@ -42,6 +45,7 @@ class ModelInfo:
             "sampling": asdict(self.sampling),
             "ignored": list(self.ignored),
             "credit": self.credit,
+            "captions": self.captions._asdict(),
         }
         write_json(folder / FILE_NAME, values)
 
@@ -55,6 +59,7 @@ class ModelInfo:
         path = folder / FILE_NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            form = values["captions"]
             return cls(
                 image_size=int(values["image_size"]),
                 pixel_size=float(values["pixel_size_metres"]),
@@ -62,6 +67,7 @@ class ModelInfo:
                 sampling=Sampling(**values["sampling"]),
                 ignored=tuple(values["ignored"]),
                 credit=str(values["credit"]),
+                captions=CaptionForm(**form | {"sentences": tuple(form["sentences"])}),
             )
         except FileNotFoundError:
             raise UserError(

@@ -45,6 +45,7 @@ from aerialdreams.training.latents import (
 )
 from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins
 from aerialdreams.training.losses import balanced_weights
+from aerialdreams.training.optimizer import new_optimizer
 from aerialdreams.util.files import refuse_overlap
 from aerialdreams.util.torch_setup import DTYPES
 
@@ -177,39 +178,6 @@ def class_weights_of(params: Params) -> torch.Tensor:
         )
     exponent = params.train_controlnet.class_balance
     return balanced_weights(percentages, class_ids(params.classes), exponent)
-
-
-def new_optimizer(
-    weights: list[torch.nn.Parameter], name: str, weight_decay: float, device: torch.device
-) -> torch.optim.Optimizer:
-    """AdamW, or AdamW with its state in 8 bits (Dettmers et al. 2022, arXiv 2110.02861).
-
-    Args:
-        weights: to optimise.
-        name: adamw, adamw_8bit or paged_adamw_8bit, whose state moves to the CPU's memory when the
-            GPU's is full.
-        weight_decay: decoupled from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101).
-        device: of the weights.
-
-    Raises:
-        UserError: bitsandbytes is not installed, or the device is not a GPU.
-    """
-    if name == "adamw":
-        return torch.optim.AdamW(weights, weight_decay=weight_decay, fused=True)
-    if device.type != "cuda":
-        raise UserError(f"train_controlnet.optimizer: {name} needs a GPU; set it to adamw")
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise UserError(
-            f"train_controlnet.optimizer: {name} needs bitsandbytes; `pip install -e '.[gpu]'`"
-        ) from None
-    kinds = {
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
-    }
-    optimizer: torch.optim.Optimizer = kinds[name](weights, weight_decay=weight_decay)
-    return optimizer
 
 
 def offload_encoders(base: StableDiffusion) -> None:

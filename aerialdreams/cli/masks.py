@@ -1,0 +1,97 @@
+"""A user's mask for a model: read, reported on, at the model's pixel size."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aerialdreams.errors import UserError
+
+if TYPE_CHECKING:
+    from aerialdreams.data.mask_files import UserMask
+    from aerialdreams.generation.painter import Painter
+    from aerialdreams.models.model_info import ModelInfo
+
+
+def load_mask(path: Path, args: argparse.Namespace, info: "ModelInfo") -> "UserMask":
+    """Read a mask, resampled to the model's pixel size; notes about it go to the standard error.
+
+    Args:
+        path: the mask, or vector data if `args` has a mapping.
+        args: see `arguments.add_model_arguments`.
+        info: of the model.
+
+    Raises:
+        UserError: the mask, the mapping or the bounds are invalid.
+    """
+    from aerialdreams.data.mask_files import read_user_mask, resample_mask
+
+    classes = info.conditioning.classes
+    if args.mapping:
+        from aerialdreams.data.vectors import load_mapping, read_vector_mask
+
+        mapping, size = load_mapping(args.mapping), args.pixel or info.pixel_size
+        mask = read_vector_mask(path, mapping, classes, size, args.bounds)
+    elif args.bounds:
+        raise UserError("--bounds: is for vector data; name their classes with --mapping")
+    else:
+        mask = read_user_mask(path, classes, args.off_palette, info.ignored)
+    pixel_size = _pixel_size(path, mask, args.pixel, info.pixel_size)
+    for note in _notes(mask):
+        print(f"{path}: {note}", file=sys.stderr)
+    return resample_mask(mask, pixel_size, info.pixel_size)
+
+
+def report_truncation(painter: "Painter", args: argparse.Namespace) -> None:
+    """Say which words of the prompts are beyond the text encoder's length."""
+    from aerialdreams.models.stable_diffusion import truncated_text
+
+    for option, prompt in (("--prompt", args.prompt), ("--negative-prompt", args.negative_prompt)):
+        unseen = truncated_text(painter.base.tokenizer, prompt)
+        if unseen:
+            limit = painter.base.tokenizer.model_max_length
+            print(f"{option}: only {limit} tokens are used, not {unseen!r}", file=sys.stderr)
+
+
+def _pixel_size(
+    path: Path, mask: "UserMask", pixel_size: float | None, model_pixel_size: float
+) -> float:
+    """Pixel size of the mask on the ground, metres."""
+    from aerialdreams.data.georeference import NotSquareError, ground_pixel_size
+    from aerialdreams.data.grids import utm_zone
+
+    if mask.georeference:
+        try:
+            return ground_pixel_size(mask.georeference, *mask.class_ids.shape[::-1])
+        except NotSquareError as error:
+            shape = mask.class_ids.shape[::-1]
+            crs = utm_zone(mask.georeference, *shape)[0] if mask.georeference.crs else "EPSG:NNNN"
+            raise UserError(
+                f"{path}: {error}; warp it to a projection in metres first, such as `gdalwarp"
+                f" -t_srs {crs} -r near`"
+            ) from None
+    if pixel_size:
+        return pixel_size
+    print(
+        f"{path}: has no georeference; assuming the model's pixel size,"
+        f" {model_pixel_size:.2f} m (--pixel sets another)",
+        file=sys.stderr,
+    )
+    return model_pixel_size
+
+
+def _notes(mask: "UserMask") -> list[str]:
+    """Messages to the user about how the mask was read."""
+    notes = list(mask.notes)
+    if mask.off_palette:
+        notes.append(
+            f"{mask.off_palette:.2%} of its pixels were assigned the class of the nearest colour"
+        )
+    if not mask.valid.all():
+        notes.append(
+            f"{1 - mask.valid.mean():.2%} of its pixels are nodata, transparent or masked; they are"
+            " transparent in the image"
+        )
+    if mask.georeference and not mask.georeference.crs:
+        notes.append("has no CRS, so the image has none")
+    return notes

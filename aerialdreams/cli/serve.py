@@ -1,0 +1,72 @@
+"""`aerialdreams serve`: the page on which masks are drawn, and its HTTP API."""
+
+import argparse
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aerialdreams.cli.arguments import non_negative
+from aerialdreams.errors import UserError
+from aerialdreams.paths import BASE, CONTROLNET, DATASET, SEGMENTER
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="open a local page to draw masks and generate images",
+        description="Serve a page to draw land cover, generate and edit images, and an HTTP API"
+        " (described at /openapi.json). Nothing is loaded from the network.",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default 127.0.0.1); others than this machine's own need a"
+        " token, which is printed",
+    )
+    parser.add_argument("--port", type=non_negative, default=8000, help="port (default 8000)")
+    parser.add_argument("--token", default="", help="token to ask for; default with --host: random")
+    parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="the model's folder")
+    parser.add_argument("--base", type=Path, default=BASE, help="the base model's folder")
+    parser.add_argument(
+        "--judge", type=Path, default=SEGMENTER, help="segmenter that checks images, if it exists"
+    )
+    parser.add_argument(
+        "--dataset", type=Path, default=DATASET, help="dataset to load patches from, if it exists"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Serve until interrupted.
+
+    Raises:
+        UserError: the model is missing, or the address cannot be listened on.
+    """
+    import uvicorn
+
+    from aerialdreams.serve.app import create_app
+    from aerialdreams.serve.studio import Studio
+
+    try:
+        with socket.create_server((args.host, args.port)):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--host, --port: {args.host}:{args.port}: {error.strerror}; name another port"
+        ) from None
+    local = args.host in LOOPBACK
+    token = args.token or ("" if local else secrets.token_urlsafe(16))
+    studio = Studio(args.controlnet, args.base, args.judge)
+    studio.warm_up()
+    with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
+        hosts = set(LOOPBACK) if local else set()
+        app = create_app(studio, Path(folder), args.dataset, hosts, token)
+        query = f"?token={token}" if token else ""
+        print(f"Open http://{args.host}:{args.port}/{query}  (Ctrl+C stops)", flush=True)
+        uvicorn.run(app, host=args.host, port=args.port, log_level="warning", ws="none")
+    return "stopped"
