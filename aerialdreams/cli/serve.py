@@ -1,8 +1,11 @@
 """`aerialdreams serve`: the page on which masks are drawn, and its HTTP API."""
 
 import argparse
+import contextlib
 import secrets
+import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -63,10 +66,13 @@ def run(args: argparse.Namespace) -> str:
     token = args.token or ("" if local else secrets.token_urlsafe(16))
     studio = Studio(args.controlnet, args.base, args.judge)
     studio.warm_up()
+    # uvicorn shuts down in order and then raises the signal again, which must not skip the cleaning.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
         hosts = set(LOOPBACK) if local else set()
         app = create_app(studio, Path(folder), args.dataset, hosts, token)
         query = f"?token={token}" if token else ""
         print(f"Open http://{args.host}:{args.port}/{query}  (Ctrl+C stops)", flush=True)
-        uvicorn.run(app, host=args.host, port=args.port, log_level="warning", ws="none")
+        with contextlib.suppress(KeyboardInterrupt):  # the way to stop it
+            uvicorn.run(app, host=args.host, port=args.port, log_level="warning", ws="none")
     return "stopped"

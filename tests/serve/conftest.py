@@ -1,6 +1,5 @@
 """A server over the small project that the pipeline made."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,5 +28,4 @@ def server(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     finally:
         process.terminate()
         process.wait(30)
-    left = [name for name in os.listdir(temporary) if name.startswith("aerialdreams")]
-    assert not left
+    assert not list(temporary.glob("aerialdreams*"))

@@ -101,9 +101,10 @@ def test_an_edit_leaves_the_rest_and_comes_georeferenced(server: str, tmp_path: 
             *("recipe.json", "README.txt"),
         }
         packed.extractall(tmp_path)
-    with rasterio.open(tmp_path / "image-1.tif") as file, rasterio.open(
-        tmp_path / "mask.tif"
-    ) as mask:
+    with (
+        rasterio.open(tmp_path / "image-1.tif") as file,
+        rasterio.open(tmp_path / "mask.tif") as mask,
+    ):
         assert file.crs.to_epsg() == 2154 and file.tags()["SYNTHETIC"] == "YES"
         assert list(file.transform)[:6] == ground["place"]["transform"]
         assert file.transform == mask.transform and np.array_equal(mask.read(1), after)
