@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> str:
     token = args.token or ("" if local else secrets.token_urlsafe(16))
     studio = Studio(args.controlnet, args.base, args.judge)
     studio.warm_up()
-    # uvicorn shuts down in order and then raises the signal again, which must not skip the cleaning.
+    # uvicorn shuts down in order, then raises the signal again, which must not skip the cleaning.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
         hosts = set(LOOPBACK) if local else set()

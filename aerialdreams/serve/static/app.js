@@ -193,7 +193,9 @@ function showMargin() { $('margin-label').hidden = !$('only-changed').checked; }
 const number = (id) => ($(id).value === '' ? null : Number($(id).value));
 
 async function photographOf(shown) {
-  const file = await (await fetch(shown.image)).blob();
+  const inline = 'data:image/png;base64,';
+  if (shown.image.startsWith(inline)) return shown.image.slice(inline.length);
+  const file = await api.blob(shown.image);
   return api.toBase64(new Uint8Array(await file.arrayBuffer()));
 }
 
@@ -215,6 +217,7 @@ async function recipeOfPage() {
 }
 
 async function generate() {
+  await state.loading;
   if (!state.ground) throw new Error('Start from a place, an empty ground or a file first.');
   $('message').textContent = '';
   if (!$('lock').checked) $('seed').value = Math.floor(Math.random() * 1e9);
@@ -287,8 +290,12 @@ function maskImage() {
   return copy.convertToBlob().then((blob) => URL.createObjectURL(blob));
 }
 
+let choicesShown = 0;
+
 async function showChoices(result = null, before = null) {
-  const choices = [{ label: 'mask', image: await maskImage() }];
+  const turn = ++choicesShown, mask = await maskImage();
+  if (turn !== choicesShown) return; // a later call has been here
+  const choices = [{ label: 'mask', image: mask }];
   if (state.ground.has_photograph) {
     choices.push({ label: 'real photograph', image: `api/grounds/${state.ground.id}/photograph.png` });
   }
@@ -352,6 +359,11 @@ function guarded(action) {
   };
 }
 
+// An action that loads a ground: generating waits for it.
+function loading(action) {
+  return (...values) => { state.loading = guarded(action)(...values); };
+}
+
 async function setUp() {
   state.model = await api.get('api/model');
   const { model } = state;
@@ -371,12 +383,12 @@ async function setUp() {
   $('patches').append(...Object.values(groups));
   $('patches').closest('label').hidden = !Object.keys(groups).length;
 
-  $('patches').addEventListener('change', guarded(async () => {
+  $('patches').addEventListener('change', loading(async () => {
     const [split, row] = $('patches').value.split(' ');
     if (split) setGround(await api.post('api/grounds/patch', { split, row: Number(row) }));
   }));
   $('new').addEventListener('click', guarded(emptyGround));
-  $('file').addEventListener('change', guarded(async () => {
+  $('file').addEventListener('change', loading(async () => {
     const [file] = $('file').files;
     $('file').value = '';
     if (file) await loadFile(file);
@@ -396,7 +408,7 @@ async function setUp() {
       document.body.classList.toggle('dropping', name === 'dragover');
     });
   }
-  document.addEventListener('drop', guarded(async (event) => {
+  document.addEventListener('drop', loading(async (event) => {
     const [file] = event.dataTransfer.files;
     if (file) await loadFile(file);
   }));
