@@ -31,6 +31,7 @@ from aerialdreams.paths import (
     UTILITY,
 )
 from aerialdreams.pipeline.html import Figure, data_url, render
+from aerialdreams.pipeline.mlflow_store import runs_page
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import log_evaluation
 from aerialdreams.util.files import atomic_file, read_json
@@ -134,7 +135,10 @@ def main(params: Params) -> str:
         partial.write_text(page, encoding="utf-8")
     log_evaluation(manifest["controlnet_md5"], {}, [REPORT])
     figures = sum(len(gallery.figures) for split in splits for gallery in split.galleries)
-    return f"{figures} figures, {len(page) / 1e6:.1f} MB"
+    trainings = runs_page()
+    return f"{figures} figures, {len(page) / 1e6:.1f} MB" + (
+        f"; trainings: {trainings}" if trainings else ""
+    )
 
 
 def lead(numbers: dict[str, Any]) -> dict[str, str]:

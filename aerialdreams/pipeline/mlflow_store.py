@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "aerialdreams"
 RECIPE_TAG = "recipe"  # of a training's run: see `recipes.recipe_of`
-# With this kind, MLflow's page opens the experiment on the table of trainings; without it, on an
-# empty table of traces (read in 3.17.2's page, `mlflow.experimentKind`).
-KIND = {"mlflow.experimentKind": "custom_model_development"}
 # Error codes of a working store that rejects a request (mlflow.protos.databricks_pb2).
 REJECTED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 
@@ -57,9 +54,7 @@ def connect() -> tuple["MlflowClient", str]:
     # A server sets its own location for artifacts.
     artifacts = (root / "mlartifacts").as_uri() if uri == own else None
     if experiment is None:
-        return client, client.create_experiment(
-            EXPERIMENT, artifact_location=artifacts, tags=dict(KIND)
-        )
+        return client, client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     if experiment.lifecycle_stage == "deleted":
         raise StoreStateError(
             f"the experiment {EXPERIMENT!r} was deleted; restore it with `mlflow experiments"
@@ -73,10 +68,27 @@ def connect() -> tuple["MlflowClient", str]:
             f" rename --experiment-id {experiment.experiment_id} --new-name {EXPERIMENT}-before`"
             " to begin a new one here"
         )
-    for key, value in KIND.items():
-        if key not in experiment.tags:
-            client.set_experiment_tag(experiment.experiment_id, key, value)
     return client, experiment.experiment_id
+
+
+def runs_page() -> str:
+    """How to open the table of trainings in a browser; "" if the store does not respond.
+
+    Without the workflow type in the address, MLflow 3 opens its page for language models, which
+    shows no training.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _, experiment_id = connect()
+    except (MlflowException, OSError):
+        return ""
+    path = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith("http"):
+        return f"{uri.rstrip('/')}{path}"
+    store = "$MLFLOW_TRACKING_URI" if uri else "sqlite:///mlflow.db"  # it may hold a password
+    return f"http://127.0.0.1:5000{path} after `mlflow ui --backend-store-uri {store}`"
 
 
 def _create_store(path: Path) -> None:
