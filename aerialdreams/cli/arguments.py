@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 from aerialdreams.paths import BASE, CONTROLNET
@@ -59,8 +58,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         help="largest allowed share of pixels whose colour is not a class's (default 0.01)",
     )
-    parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="the model's folder")
-    parser.add_argument("--base", type=Path, default=BASE, help="the base model's folder")
+    parser.add_argument(
+        "--controlnet",
+        default=str(CONTROLNET),
+        help="the model: a folder, OWNER/NAME@REVISION on the hub, or models:/NAME/VERSION of MLflow",
+    )
+    parser.add_argument("--base", default=str(BASE), help="the base model, named likewise")
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:

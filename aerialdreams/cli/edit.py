@@ -11,7 +11,7 @@ from aerialdreams.cli.arguments import (
     positive,
     sampling_settings,
 )
-from aerialdreams.cli.masks import load_mask, report_truncation
+from aerialdreams.cli.masks import load_mask, report_truncation, resolve_models
 from aerialdreams.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> str:
     """
     from aerialdreams.models.model_info import ModelInfo
 
+    resolve_models(args)
     info = ModelInfo.load(args.controlnet)
     if args.table:
         from aerialdreams.cli.edit_table import make_pairs

@@ -9,7 +9,7 @@ from aerialdreams.cli.arguments import (
     add_prompt_arguments,
     sampling_settings,
 )
-from aerialdreams.cli.masks import load_mask, report_truncation
+from aerialdreams.cli.masks import load_mask, report_truncation, resolve_models
 from aerialdreams.errors import UserError
 
 EXAMPLES = """\
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> str:
     from aerialdreams.generation.outputs import synthetic_tags
     from aerialdreams.models.model_info import ModelInfo
 
+    resolve_models(args)
     info = ModelInfo.load(args.controlnet)
     mask = load_mask(args.mask, args, info)
     output = _output(args, has_georeference=mask.georeference is not None)

@@ -1,4 +1,4 @@
-"""A user's mask for a model: read, reported on, at the model's pixel size."""
+"""A user's mask and models: found, read, reported on."""
 
 import argparse
 import sys
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from aerialdreams.data.mask_files import UserMask
     from aerialdreams.generation.painter import Painter
     from aerialdreams.models.model_info import ModelInfo
+
+
+def resolve_models(args: argparse.Namespace) -> None:
+    """Replace the names of the models by their folders; see `model_names.model_folder`."""
+    from aerialdreams.pipeline.model_names import model_folder
+
+    args.controlnet = model_folder(args.controlnet, "--controlnet")
+    args.base = model_folder(args.base, "--base")
 
 
 def load_mask(path: Path, args: argparse.Namespace, info: "ModelInfo") -> "UserMask":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aerialdreams.cli.arguments import non_negative
+from aerialdreams.cli.masks import resolve_models
 from aerialdreams.errors import UserError
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, SEGMENTER
 
@@ -33,8 +34,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--port", type=non_negative, default=8000, help="port (default 8000)")
     parser.add_argument("--token", default="", help="token to ask for; default with --host: random")
-    parser.add_argument("--controlnet", type=Path, default=CONTROLNET, help="the model's folder")
-    parser.add_argument("--base", type=Path, default=BASE, help="the base model's folder")
+    parser.add_argument(
+        "--controlnet",
+        default=str(CONTROLNET),
+        help="the model: a folder, OWNER/NAME@REVISION on the hub, or models:/NAME/VERSION of MLflow",
+    )
+    parser.add_argument("--base", default=str(BASE), help="the base model, named likewise")
     parser.add_argument(
         "--judge", type=Path, default=SEGMENTER, help="segmenter that checks images, if it exists"
     )
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace) -> str:
     from aerialdreams.serve.app import create_app
     from aerialdreams.serve.studio import Studio
 
+    resolve_models(args)
     try:
         with socket.create_server((args.host, args.port)):
             pass

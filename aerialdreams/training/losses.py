@@ -87,9 +87,9 @@ def balanced_weights(
         exponent: 0 weighs all pixels alike, 1 all classes.
 
     Returns:
-        By class id, (256,), with a mean of 1 over the split's pixels; 0 for ids of no class. Weights
-        are cut to `MAX_WEIGHT` times that mean, so that a handful of pixels does not decide a step;
-        then the mean is set to 1 again.
+        By class id, (256,), with a mean of 1 over the split's pixels; 0 for ids of no class.
+        Weights are cut to `MAX_WEIGHT` times that mean, so that a handful of pixels does not decide
+        a step; then the mean is set to 1 again.
     """
     shares = torch.tensor(percentages, dtype=torch.float64) / 100
     weights = torch.where(shares > 0, shares.clamp(min=1e-12) ** -exponent, 0.0)
