@@ -37,7 +37,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--controlnet",
         default=str(CONTROLNET),
-        help="the model: a folder, OWNER/NAME@REVISION on the hub, or models:/NAME/VERSION of MLflow",
+        help="the model: a folder, OWNER/NAME@REVISION on the hub, or models:/NAME/VERSION of"
+        " MLflow",
     )
     parser.add_argument("--base", default=str(BASE), help="the base model, named likewise")
     parser.add_argument(

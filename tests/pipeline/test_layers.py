@@ -18,6 +18,7 @@ LAYERS = (
     {"osm", "sample", "models"},
     {"training", "generation"},
     {"evaluation"},
+    {"serve"},
     {"param_groups", "params", "pipeline"},
     {"cli"},
     {"stages"},
