@@ -194,6 +194,16 @@ def read_zones(split: str, folder: Path = DATASET) -> dict[tuple[str, str], list
     return zones
 
 
+def patch_names(split: str, folder: Path = DATASET) -> list[str]:
+    """Group, zone and id of each patch of a split, in order, without reading its images."""
+    columns = ["group", "zone", "patch_id"]
+    return [
+        " ".join(row[column] for column in columns)
+        for path in shard_paths(split, folder)
+        for row in _read_rows(path, columns)
+    ]
+
+
 def median_pixel_size(folder: Path = DATASET) -> float:
     """The median size of the train split's pixels on the ground, metres."""
     sizes = [

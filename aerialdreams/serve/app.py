@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ValidationError
 
-from aerialdreams.data.dataset import count_patches, read_patches, splits_of
+from aerialdreams.data.dataset import count_patches, patch_names, read_patches, splits_of
 from aerialdreams.errors import UserError
 from aerialdreams.serve.grounds import (
     MAX_PIXELS,
@@ -95,10 +95,10 @@ def create_app(
         if not (dataset / "data").is_dir():
             return []
         return [
-            {"split": split, "row": row, "name": f"{patch.group} {patch.zone} {patch.patch_id}"}
+            {"split": split, "row": row, "name": name}
             for split in splits_of(dataset)
             if split != "train"
-            for row, patch in enumerate(read_patches(split, folder=dataset))
+            for row, name in enumerate(patch_names(split, dataset))
         ]
 
     @app.post("/api/grounds/patch")
