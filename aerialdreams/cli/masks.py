@@ -32,7 +32,8 @@ def load_mask(path: Path, args: argparse.Namespace, info: "ModelInfo") -> "UserM
     Raises:
         UserError: the mask, the mapping or the bounds are invalid.
     """
-    from aerialdreams.data.mask_files import read_user_mask, resample_mask
+    from aerialdreams.data.grids import on_square_grid
+    from aerialdreams.data.mask_files import read_user_mask
 
     classes = info.conditioning.classes
     if args.mapping:
@@ -44,10 +45,21 @@ def load_mask(path: Path, args: argparse.Namespace, info: "ModelInfo") -> "UserM
         raise UserError("--bounds: is for vector data; name their classes with --mapping")
     else:
         mask = read_user_mask(path, classes, args.off_palette, info.ignored)
-    pixel_size = _pixel_size(path, mask, args.pixel, info.pixel_size)
+    if not mask.georeference and not args.pixel:
+        print(
+            f"{path}: has no georeference; assuming the model's pixel size,"
+            f" {info.pixel_size:.2f} m (--pixel sets another)",
+            file=sys.stderr,
+        )
     for note in _notes(mask):
         print(f"{path}: {note}", file=sys.stderr)
-    return resample_mask(mask, pixel_size, info.pixel_size)
+    try:
+        on_grid, note = on_square_grid(mask, args.pixel or info.pixel_size, info.pixel_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if note:
+        print(f"{path}: {note}", file=sys.stderr)
+    return on_grid
 
 
 def report_truncation(painter: "Painter", args: argparse.Namespace) -> None:
@@ -59,33 +71,6 @@ def report_truncation(painter: "Painter", args: argparse.Namespace) -> None:
         if unseen:
             limit = painter.base.tokenizer.model_max_length
             print(f"{option}: only {limit} tokens are used, not {unseen!r}", file=sys.stderr)
-
-
-def _pixel_size(
-    path: Path, mask: "UserMask", pixel_size: float | None, model_pixel_size: float
-) -> float:
-    """Pixel size of the mask on the ground, metres."""
-    from aerialdreams.data.georeference import NotSquareError, ground_pixel_size
-    from aerialdreams.data.grids import utm_zone
-
-    if mask.georeference:
-        try:
-            return ground_pixel_size(mask.georeference, *mask.class_ids.shape[::-1])
-        except NotSquareError as error:
-            shape = mask.class_ids.shape[::-1]
-            crs = utm_zone(mask.georeference, *shape)[0] if mask.georeference.crs else "EPSG:NNNN"
-            raise UserError(
-                f"{path}: {error}; warp it to a projection in metres first, such as `gdalwarp"
-                f" -t_srs {crs} -r near`"
-            ) from None
-    if pixel_size:
-        return pixel_size
-    print(
-        f"{path}: has no georeference; assuming the model's pixel size,"
-        f" {model_pixel_size:.2f} m (--pixel sets another)",
-        file=sys.stderr,
-    )
-    return model_pixel_size
 
 
 def _notes(mask: "UserMask") -> list[str]:

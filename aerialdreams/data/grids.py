@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import calculate_default_transform
+from rasterio.warp import calculate_default_transform, reproject
 from rasterio.warp import transform as transform_points
 
 from aerialdreams.data.georeference import (
@@ -19,8 +20,11 @@ from aerialdreams.data.georeference import (
     ground_pixel_size,
     unit_in_metres,
 )
-from aerialdreams.data.mask_files import georeference_of
+from aerialdreams.data.land_cover import IGNORED
+from aerialdreams.data.mask_files import UserMask, georeference_of, resample_mask
 from aerialdreams.errors import UserError
+
+MAX_PIXELS = 400_000_000  # of a warped mask: 20,000 x 20,000
 
 
 class LocalGrid(NamedTuple):
@@ -113,6 +117,93 @@ def utm_zone(reference: GeoReference, width: int, height: int) -> tuple[CRS, flo
     size = min(sides)
     digits = 2 - math.floor(math.log10(size))  # three significant digits
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone), round(size, digits)
+
+
+def on_square_grid(
+    mask: UserMask, pixel_size: float, new_pixel_size: float
+) -> tuple[UserMask, str]:
+    """A mask on north-up squares of a size, by nearest neighbour.
+
+    Masks in degrees and in stretched projections are warped to the UTM zone of their centre;
+    rotated and mirrored ones, and those whose pixels are no squares, to north-up squares in their
+    own CRS.
+
+    Args:
+        mask: the mask.
+        pixel_size: of its pixels if it has no georeference, metres.
+        new_pixel_size: metres.
+
+    Returns:
+        The mask, and what had to be done to it, for the user; "" if it was resampled only.
+
+    Raises:
+        UserError: the result would be too large, or the mask lies outside its CRS's area of use.
+    """
+    reference, (height, width) = mask.georeference, mask.class_ids.shape
+    if not reference:
+        return resample_mask(mask, pixel_size, new_pixel_size), ""
+    try:
+        return (
+            resample_mask(mask, ground_pixel_size(reference, width, height), new_pixel_size),
+            "",
+        )
+    except NotSquareError as error:
+        target = _square_crs(reference, width, height)
+        warped = _warp_mask(mask, target, new_pixel_size)
+        name = target.to_string() if target else "a north-up grid"
+        return warped, f"{error}; it was warped to {name} by nearest neighbour"
+
+
+def _square_crs(reference: GeoReference, width: int, height: int) -> CRS | None:
+    """A CRS in which squares are squares on the ground: the raster's own, or a UTM zone."""
+    transform, crs = reference
+    if not crs:
+        return None
+    if not crs.is_projected:
+        return utm_zone(reference, width, height)[0] if crs.is_geographic else crs
+    unit = unit_in_metres(crs)
+    planar = (
+        math.hypot(transform.a, transform.d) * unit,
+        math.hypot(transform.b, transform.e) * unit,
+    )
+    ground = geodesic_pixel_size(transform, crs, width / 2, height / 2)
+    is_true = all(abs(g / p - 1) < TOLERANCE for g, p in zip(ground, planar, strict=True))
+    return crs if is_true else utm_zone(reference, width, height)[0]
+
+
+def _warp_mask(mask: UserMask, target: CRS | None, pixel_size: float) -> UserMask:
+    assert mask.georeference
+    transform, crs = mask.georeference
+    height, width = mask.class_ids.shape
+    steps = np.linspace(0, 1, 21)
+    edges = [(x, y) for x in (0, 1) for y in steps] + [(x, y) for x in steps for y in (0, 1)]
+    points = [transform @ (x * width, y * height) for x, y in edges]
+    xs, ys = zip(*points, strict=True)
+    if target and target != crs:
+        xs, ys = transform_points(crs, target, xs, ys)
+    if not np.isfinite([*xs, *ys]).all():
+        raise UserError("the mask lies outside its CRS's area of use")
+    size = pixel_size / (unit_in_metres(target) if target else 1.0)
+    columns, rows = (max(1, round((max(v) - min(v)) / size)) for v in (xs, ys))
+    if columns * rows > MAX_PIXELS:
+        raise UserError(f"the mask would be {columns} x {rows} pixels of {pixel_size:.2f} m")
+    grid = Affine(size, 0, min(xs), 0, -size, max(ys))
+    warped = np.full((rows, columns), IGNORED, np.uint8)
+    plane = CRS.from_epsg(3857)  # any: without a CRS both are the same plane
+    reproject(
+        mask.class_ids,
+        warped,
+        src_transform=transform,
+        src_crs=crs or plane,
+        dst_transform=grid,
+        dst_crs=target or plane,
+        src_nodata=IGNORED,
+        dst_nodata=IGNORED,
+        resampling=Resampling.nearest,
+    )
+    return mask._replace(
+        class_ids=warped, valid=warped != IGNORED, georeference=GeoReference(grid, target)
+    )
 
 
 def _bounds(transform: Affine, width: int, height: int) -> tuple[float, float, float, float]:

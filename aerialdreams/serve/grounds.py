@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from aerialdreams.data.dataset import Patch
-from aerialdreams.data.georeference import GeoReference, NotSquareError, ground_pixel_size
+from aerialdreams.data.georeference import GeoReference
+from aerialdreams.data.grids import on_square_grid
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.data.land_cover import class_pixel_counts
-from aerialdreams.data.mask_files import read_user_mask, resample_mask
+from aerialdreams.data.mask_files import read_user_mask
 from aerialdreams.data.vectors import load_mapping, read_vector_mask
 from aerialdreams.errors import UserError
 from aerialdreams.models.model_info import ModelInfo
@@ -140,18 +141,15 @@ def ground_of_upload(
                 mask = read_user_mask(path, classes, off_palette, ignored)
         except UserError as error:
             raise UserError(str(error).replace(str(path), name)) from None
-    pixel_size = info.pixel_size
-    if mask.georeference:
-        try:
-            pixel_size = ground_pixel_size(mask.georeference, *mask.class_ids.shape[::-1])
-        except NotSquareError as error:
-            raise UserError(f"{name}: {error}; warp it to a projection in metres first") from None
-    mask = resample_mask(mask, pixel_size, info.pixel_size)
+    try:
+        mask, warped = on_square_grid(mask, info.pixel_size, info.pixel_size)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     if mask.class_ids.size > MAX_PIXELS:
         height, width = mask.class_ids.shape
         raise UserError(f"{name}: {width} x {height} pixels are too many for the page")
     caption, text = caption_of(mask.class_ids, info)
-    notes = list(mask.notes)
+    notes = [*mask.notes, *([warped] if warped else [])]
     if mask.off_palette:
         notes.append(f"{mask.off_palette:.2%} of the pixels got the class of the nearest colour")
     return Ground(
