@@ -34,6 +34,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--port", type=non_negative, default=8000, help="port (default 8000)")
     parser.add_argument("--token", default="", help="token to ask for; default with --host: random")
+    parser.add_argument("--no-token", action="store_true", help="let everybody in")
     parser.add_argument(
         "--controlnet",
         default=str(CONTROLNET),
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
             f"--host, --port: {args.host}:{args.port}: {error.strerror}; name another port"
         ) from None
     local = args.host in LOOPBACK
-    token = args.token or ("" if local else secrets.token_urlsafe(16))
+    token = args.token or ("" if local or args.no_token else secrets.token_urlsafe(16))
     studio = Studio(args.controlnet, args.base, args.judge)
     studio.warm_up()
     # uvicorn shuts down in order, then raises the signal again, which must not skip the cleaning.

@@ -27,7 +27,7 @@ class Upload:
     """A checked folder that is ready to be uploaded."""
 
     folder: Path
-    repo_type: str  # dataset or model
+    repo_type: str  # dataset, model or space
     files: list[tuple[str, int]]  # name and bytes
     licence: str
 
@@ -56,9 +56,13 @@ def check_upload(name: str, credits: list[str]) -> Upload:
                 f"{shard}: cannot be read ({error}); run `dvc checkout {folder}`"
             ) from None
     licence = licence_of(folder / "README.md", credits)
+    return Upload(folder, REPO_TYPES[name], list_sizes(folder), licence)
+
+
+def list_sizes(folder: Path) -> list[tuple[str, int]]:
+    """Names and bytes of all files of a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
-    return Upload(folder, REPO_TYPES[name], sizes, licence)
+    return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
 
 
 def licence_of(card: Path, credits: list[str]) -> str:
@@ -104,7 +108,11 @@ def publish(
         UserError: see `check_upload`; or the hub rejects the token or the repository's name.
         WorkError: the hub cannot be reached, or failed.
     """
-    upload = check_upload(name, credits)
+    return upload_folder(check_upload(name, credits), repo, private, revision, dry_run)
+
+
+def upload_folder(upload: Upload, repo: str, private: bool, revision: str, dry_run: bool) -> str:
+    """Upload a checked folder; see `publish`."""
     total = sum(size for _, size in upload.files) / 1e6
     summary = f"{upload.repo_type} {repo} at {revision}, {'private' if private else 'public'}"
     summary += f", licence {upload.licence}: {len(upload.files)} files, {total:.1f} MB"
@@ -117,7 +125,13 @@ def publish(
 
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN"))
     try:
-        hub.create_repo(repo, repo_type=upload.repo_type, private=private, exist_ok=True)
+        hub.create_repo(
+            repo,
+            repo_type=upload.repo_type,
+            private=private,
+            exist_ok=True,
+            space_sdk="docker" if upload.repo_type == "space" else None,
+        )
         if revision != "main":
             hub.create_branch(repo, branch=revision, repo_type=upload.repo_type, exist_ok=True)
         hub.upload_folder(
@@ -125,7 +139,7 @@ def publish(
             folder_path=upload.folder,
             repo_type=upload.repo_type,
             revision=revision,
-            commit_message=f"AerialDreams {name}",
+            commit_message=f"AerialDreams {upload.folder.name}",
         )
     except (LocalTokenNotFoundError, HFValidationError) as error:
         raise UserError(f"{repo}: {str(error).splitlines()[0]}") from None
