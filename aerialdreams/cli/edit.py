@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> str:
 
     from aerialdreams.generation.edit_files import EditImages, write_edit
     from aerialdreams.generation.editing import edit
-    from aerialdreams.generation.outputs import synthetic_tags
     from aerialdreams.generation.painter import Painter
+    from aerialdreams.models.model_info import synthetic_tags
 
     painter = Painter(args.controlnet, args.base)
     report_truncation(painter, args)

@@ -51,7 +51,7 @@ def make_pairs(args: argparse.Namespace, info: "ModelInfo") -> str:
     from aerialdreams.generation.edit_files import EditImages, write_edit
     from aerialdreams.generation.edit_tables import read_edits
     from aerialdreams.generation.editing import edit
-    from aerialdreams.generation.outputs import synthetic_tags
+    from aerialdreams.models.model_info import synthetic_tags
 
     unused = {"a second mask": args.after, "--photograph": args.photograph, "--region": args.region}
     for name, value in unused.items():

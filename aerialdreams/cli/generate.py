@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> str:
 
     from aerialdreams.data.images import write_image
     from aerialdreams.data.rasters import write_geotiff
-    from aerialdreams.generation.outputs import synthetic_tags
-    from aerialdreams.models.model_info import ModelInfo
+    from aerialdreams.models.model_info import ModelInfo, synthetic_tags
 
     resolve_models(args)
     info = ModelInfo.load(args.controlnet)

@@ -1,16 +1,12 @@
 """Layout of data/generated: splits, image sets and file names."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, evenly_spaced, splits_of
 from aerialdreams.data.images import read_image
 from aerialdreams.errors import UserError
-from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.paths import DATASET, GENERATED
-from aerialdreams.util.files import dvc_md5
 
 MANIFEST = "manifest.json"
 
@@ -55,25 +51,6 @@ def extra_rows(rows: list[int], masks: int) -> list[int]:
         masks: number of rows, evenly spaced in `rows`; 0 for all.
     """
     return [rows[index] for index in evenly_spaced(masks, len(rows))]
-
-
-def synthetic_tags(info: ModelInfo, controlnet: Path, prompt: str, seed: int) -> dict[str, str]:
-    """GDAL metadata of a generated image: that it is synthetic, what made it, whom to credit.
-
-    Args:
-        info: of the model.
-        controlnet: its folder.
-        prompt: what the image shows.
-        seed: of the noise.
-    """
-    return {
-        "SYNTHETIC": "YES",
-        "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
-        "PROMPT": prompt,
-        "SEED": str(seed),
-        "CONTROLNET_MD5": dvc_md5(controlnet),
-        "CREDITS": f"Model trained on {info.credit}",
-    }
 
 
 def read_generated(split: str, folder: str, patch_id: str, size: int) -> NDArray[np.uint8]:

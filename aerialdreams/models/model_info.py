@@ -9,7 +9,7 @@ from aerialdreams.data.land_cover import MaskValue
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
-from aerialdreams.util.files import write_json
+from aerialdreams.util.files import dvc_md5, write_json
 
 FILE_NAME = "aerialdreams.json"
 
@@ -77,3 +77,22 @@ class ModelInfo:
         except (OSError, ValueError, KeyError, TypeError) as error:
             message = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{path}: cannot be read ({message}); `dvc checkout` it") from None
+
+
+def synthetic_tags(info: ModelInfo, controlnet: Path, prompt: str, seed: int) -> dict[str, str]:
+    """GDAL metadata of a generated image: that it is synthetic, what made it, whom to credit.
+
+    Args:
+        info: of the model.
+        controlnet: its folder.
+        prompt: what the image shows.
+        seed: of the noise.
+    """
+    return {
+        "SYNTHETIC": "YES",
+        "TIFFTAG_IMAGEDESCRIPTION": "Synthetic: made by AerialDreams, shows no real place",
+        "PROMPT": prompt,
+        "SEED": str(seed),
+        "CONTROLNET_MD5": dvc_md5(controlnet),
+        "CREDITS": f"Model trained on {info.credit}",
+    }

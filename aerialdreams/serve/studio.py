@@ -21,8 +21,8 @@ from aerialdreams.data.rasters import write_geotiff
 from aerialdreams.errors import UserError
 from aerialdreams.evaluation.metrics import agreement, confusion
 from aerialdreams.generation.editing import edit
-from aerialdreams.generation.outputs import synthetic_tags
 from aerialdreams.generation.painter import Painter
+from aerialdreams.models.model_info import synthetic_tags
 from aerialdreams.models.segmenter import load_segmenter
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.serve.grounds import decode_mask

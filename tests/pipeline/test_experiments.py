@@ -18,9 +18,6 @@ from tests.evaluation.test_results import CHROMIUM, browser
 from tests.projects import clone_with_cache, dvc, environment, run
 from tests.servers import free_port, wait_for
 
-# In one pytest process, so that the experiments run once.
-pytestmark = pytest.mark.xdist_group("laboratory")
-
 
 @pytest.fixture(scope="module")
 def laboratory(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,7 +30,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
-from aerialdreams.paths import BASE, CONTROLNET, DATASET
+from aerialdreams.paths import BASE, CONTROLNET, DATASET, FREQUENCIES
 from aerialdreams.training.controlnet import warm_start
 from aerialdreams.training.latents import ControlNetBatches, Draws, ImageSource, LatentSource
 from aerialdreams.training.losses import snr_weights
@@ -135,6 +135,8 @@ def new_place(prepared: Path, folder: Path) -> Path:
     (folder / "models").mkdir()
     (folder / "data").symlink_to(prepared / "data")
     (folder / BASE).symlink_to(prepared / BASE)
+    (folder / "metrics").mkdir()
+    shutil.copy(ROOT / FREQUENCIES, folder / FREQUENCIES)
     shutil.copy(prepared / "mlflow.db", folder)
     return folder
 
