@@ -159,6 +159,9 @@ def check_mask(mask: MaskFile) -> str:
                 file.write(bands)
         except Exception:  # GDAL's, of many classes
             return "not written"  # a driver without this type
+        with rasterio.open(path) as file:
+            if file.dtypes[0] != bands.dtype:  # ENVI has no signed bytes and says nothing
+                return "not written"
         if mask.damage:
             mask.damage.apply(path)
         try:
