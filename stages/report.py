@@ -133,9 +133,9 @@ def main(params: Params) -> str:
     )
     with atomic_file(REPORT) as partial:
         partial.write_text(page, encoding="utf-8")
-    log_evaluation(manifest["controlnet_md5"], {}, [REPORT])
+    run = log_evaluation(manifest["controlnet_md5"], {}, [REPORT])
     figures = sum(len(gallery.figures) for split in splits for gallery in split.galleries)
-    trainings = runs_page()
+    trainings = runs_page() if run else ""  # a store that is down is not waited for twice
     return f"{figures} figures, {len(page) / 1e6:.1f} MB" + (
         f"; trainings: {trainings}" if trainings else ""
     )

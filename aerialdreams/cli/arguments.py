@@ -22,7 +22,7 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sampling settings, how a mask is read, and the model's folders."""
+    """Sampling settings, how a mask is read, and the models."""
     model = parser.add_argument_group("sampling (default: the values saved with the model)")
     model.add_argument("--sampler", choices=["ddim", "dpm++", "unipc"])
     model.add_argument("--steps", type=positive, help="denoising steps")
@@ -58,6 +58,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         help="largest allowed share of pixels whose colour is not a class's (default 0.01)",
     )
+    add_model_names(parser)
+
+
+def add_model_names(parser: argparse.ArgumentParser) -> None:
+    """--controlnet and --base."""
     parser.add_argument(
         "--controlnet",
         default=str(CONTROLNET),

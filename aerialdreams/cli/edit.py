@@ -15,9 +15,6 @@ from aerialdreams.cli.masks import load_mask, report_truncation, resolve_models
 from aerialdreams.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from aerialdreams.data.mask_files import UserMask
 
 EXAMPLES = """\
@@ -70,7 +67,8 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: a mask, the photograph, a model, the table or the output is invalid.
     """
-    from aerialdreams.models.model_info import ModelInfo
+    from aerialdreams.data.regions import read_photograph, read_region
+    from aerialdreams.models.model_info import ModelInfo, synthetic_tags
 
     resolve_models(args)
     info = ModelInfo.load(args.controlnet)
@@ -85,16 +83,17 @@ def run(args: argparse.Namespace) -> str:
     _require_same_ground(args.after, before, after)
     changed = (before.class_ids != after.class_ids) & after.valid
     if args.region:
-        changed |= _read_region(args.region, before)
+        changed |= read_region(args.region, before.georeference, changed.shape)
     if not changed.any():
         raise UserError(f"{args.after or args.region}: changes nothing: no pixel differs")
     output = _output(args)
-    photograph = _read_photograph(args.photograph, before) if args.photograph else None
+    photograph = None
+    if args.photograph:
+        photograph = read_photograph(args.photograph, before.georeference, changed.shape)
 
     from aerialdreams.generation.edit_files import EditImages, write_edit
     from aerialdreams.generation.editing import edit
     from aerialdreams.generation.painter import Painter
-    from aerialdreams.models.model_info import synthetic_tags
 
     painter = Painter(args.controlnet, args.base)
     report_truncation(painter, args)
@@ -139,20 +138,6 @@ def _require_same_ground(path: Path | None, before: "UserMask", after: "UserMask
     first, second = before.georeference, after.georeference
     if first and second and not first.transform.almost_equals(second.transform, first.transform.a):
         raise UserError(f"{path}: lies elsewhere than the mask before the change")
-
-
-def _read_region(path: Path, mask: "UserMask") -> "NDArray[np.bool_]":
-    """Where a region is, on a mask's pixels."""
-    from aerialdreams.data.regions import read_region
-
-    return read_region(path, mask.georeference, mask.class_ids.shape)
-
-
-def _read_photograph(path: Path, mask: "UserMask") -> "NDArray[np.uint8]":
-    """A photograph on a mask's pixels."""
-    from aerialdreams.data.regions import read_photograph
-
-    return read_photograph(path, mask.georeference, mask.class_ids.shape)
 
 
 def _output(args: argparse.Namespace) -> Path:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MASKS = (".tif", ".tiff", ".png", ".vrt", ".jp2")
 TRIES = 50  # of a row on further masks, before it is given up
-FOLDERS = ("before", "after", "mask-before", "mask-after", "change")
 COLUMNS = ["pair", "mask", "from", "to", "changed_pixels", "seed"]
 CARD = """\
 # Change-detection pairs
@@ -85,14 +84,13 @@ def make_pairs(args: argparse.Namespace, info: "ModelInfo") -> str:
         image = edit(
             painter, before, after, changed, args.prompt, seed, args.margin, _quiet, **settings
         )
-        names = {folder: f"{folder}/{number:06d}" for folder in FOLDERS}
         write_edit(
             output,
             EditImages(before, image, mask.class_ids, after, changed),
             mask.georeference,
             classes,
             synthetic_tags(info, args.controlnet, args.prompt, seed),
-            names=names,
+            pair=f"{number:06d}",
         )
     _write_metadata(output, records)
     card = CARD.format(

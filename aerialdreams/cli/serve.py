@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aerialdreams.cli.arguments import non_negative
+from aerialdreams.cli.arguments import add_model_names, non_negative
 from aerialdreams.cli.masks import resolve_models
 from aerialdreams.errors import UserError
-from aerialdreams.paths import BASE, CONTROLNET, DATASET, SEGMENTER
+from aerialdreams.paths import DATASET, SEGMENTER
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -35,13 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--port", type=non_negative, default=8000, help="port (default 8000)")
     parser.add_argument("--token", default="", help="token to ask for; default with --host: random")
     parser.add_argument("--no-token", action="store_true", help="let everybody in")
-    parser.add_argument(
-        "--controlnet",
-        default=str(CONTROLNET),
-        help="the model: a folder, OWNER/NAME@REVISION on the hub, or models:/NAME/VERSION of"
-        " MLflow",
-    )
-    parser.add_argument("--base", default=str(BASE), help="the base model, named likewise")
+    add_model_names(parser)
     parser.add_argument(
         "--judge", type=Path, default=SEGMENTER, help="segmenter that checks images, if it exists"
     )
@@ -73,7 +67,6 @@ def run(args: argparse.Namespace) -> str:
     local = args.host in LOOPBACK
     token = args.token or ("" if local or args.no_token else secrets.token_urlsafe(16))
     studio = Studio(args.controlnet, args.base, args.judge)
-    studio.warm_up()
     # uvicorn shuts down in order, then raises the signal again, which must not skip the cleaning.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:

@@ -105,6 +105,13 @@ def is_same_plane(crs: CRS, other: CRS, x: float, y: float) -> bool:
     return all(difference < METRE_IN_DEGREES for difference in degrees)  # false for NaN, too
 
 
+def utm_crs(crs: CRS, x: float, y: float) -> CRS:
+    """The UTM zone of a point given in a CRS."""
+    (longitude,), (latitude,) = transform_points(crs, "EPSG:4326", [x], [y])
+    zone = int((longitude + 180) // 6) % 60 + 1
+    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
+
+
 def geodesic_pixel_size(
     transform: Affine, crs: CRS, column: float, row: float
 ) -> tuple[float, float]:

@@ -19,12 +19,13 @@ from aerialdreams.data.georeference import (
     geodesic_pixel_size,
     ground_pixel_size,
     unit_in_metres,
+    utm_crs,
 )
 from aerialdreams.data.land_cover import IGNORED
 from aerialdreams.data.mask_files import UserMask, georeference_of, resample_mask
 from aerialdreams.errors import UserError
 
-MAX_PIXELS = 400_000_000  # of a warped mask: 20,000 x 20,000
+MAX_PIXELS = 400_000_000  # of a mask that is warped or drawn: 20,000 x 20,000
 
 
 class LocalGrid(NamedTuple):
@@ -111,12 +112,10 @@ def utm_zone(reference: GeoReference, width: int, height: int) -> tuple[CRS, flo
     """The UTM zone of a raster's centre, and the size of its pixels on the ground, metres."""
     assert reference.crs
     x, y = reference.transform @ (width / 2, height / 2)
-    (longitude,), (latitude,) = transform_points(reference.crs, "EPSG:4326", [x], [y])
-    zone = int((longitude + 180) // 6) % 60 + 1
     sides = geodesic_pixel_size(reference.transform, reference.crs, width / 2, height / 2)
     size = min(sides)
     digits = 2 - math.floor(math.log10(size))  # three significant digits
-    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone), round(size, digits)
+    return utm_crs(reference.crs, x, y), round(size, digits)
 
 
 def on_square_grid(

@@ -15,11 +15,11 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import CRSError, RasterioError
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform as transform_points
 
 from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.mask_files import GDAL_OPTIONS, VECTORS, georeference_of
 from aerialdreams.data.tiles import gdal_message
+from aerialdreams.data.vectors import warp_geometries
 from aerialdreams.errors import UserError
 
 Shape = tuple[int, int]  # height and width, pixels
@@ -35,7 +35,7 @@ def read_photograph(path: Path, grid: GeoReference | None, shape: Shape) -> NDAr
         shape: of the mask.
 
     Returns:
-        RGB, 0 to 255, (height, width, 3); its own values if it is on the
+        RGB, 0 to 255, (height, width, 3); the photograph's own values if it is on the
         mask's pixels.
 
     Raises:
@@ -136,10 +136,7 @@ def _polygons(path: Path, grid: GeoReference | None, shape: Shape) -> NDArray[np
     except (DataSourceError, DataLayerError, CRSError) as error:
         problem = "not found" if not path.exists() else f"cannot be read ({error})"
         raise UserError(f"{path}: {problem}") from None
-    shapes = shapely.transform(
-        shapely.from_wkb(wkb),
-        lambda points: np.array(transform_points(source, target, points[:, 0], points[:, 1])).T,
-    )
+    shapes = warp_geometries(shapely.from_wkb(wkb), source, target)
     shapes = [one for one in shapes if one is not None and not one.is_empty]
     if not shapes:
         raise UserError(f"{path}: has no polygon")

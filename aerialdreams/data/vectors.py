@@ -11,7 +11,6 @@ import pyogrio
 import shapely
 import yaml
 from affine import Affine
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
@@ -19,14 +18,13 @@ from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform as transform_points
 
-from aerialdreams.data.georeference import GeoReference, unit_in_metres
+from aerialdreams.data.georeference import GeoReference, unit_in_metres, utm_crs
+from aerialdreams.data.grids import MAX_PIXELS
 from aerialdreams.data.land_cover import IGNORED, LandCoverClass
 from aerialdreams.data.mask_files import UserMask
 from aerialdreams.errors import UserError
 
 MAPPINGS = Path(__file__).parent / "mappings"
-MAX_PIXELS = 400_000_000  # 20,000 x 20,000
-DEGREES = CRS.from_epsg(4326)
 HSTORE = re.compile(r'"((?:[^"\\]|\\.)*)"=>"((?:[^"\\]|\\.)*)"')  # GDAL's column other_tags
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north
@@ -238,9 +236,7 @@ def _metric_crs(crs: CRS, area: Bounds) -> CRS:
     """The CRS itself, or for degrees the UTM zone of the area's centre."""
     if crs.is_projected:
         return crs
-    xs, ys = transform_points(crs, DEGREES, [(area[0] + area[2]) / 2], [(area[1] + area[3]) / 2])
-    zone = int((xs[0] + 180) // 6) % 60 + 1
-    return CRS.from_epsg((32600 if ys[0] >= 0 else 32700) + zone)
+    return utm_crs(crs, (area[0] + area[2]) / 2, (area[1] + area[3]) / 2)
 
 
 def _warped_bounds(area: Bounds, source: CRS, target: CRS) -> Bounds:
@@ -269,15 +265,17 @@ def _features(
             if column[number] is not None
         }
         attributes |= dict(HSTORE.findall(attributes.pop("other_tags", "")))
-        if source != target:
-            geometry = shapely.transform(
-                geometry, lambda points: _to_target(points, source, target)
-            )
-        yield geometry, attributes
+        yield warp_geometries(geometry, source, target), attributes
 
 
-def _to_target(points: NDArray[np.float64], source: CRS, target: CRS) -> NDArray[np.float64]:
-    return np.array(transform_points(source, target, points[:, 0], points[:, 1])).T
+def warp_geometries(geometries: Any, source: CRS, target: CRS) -> Any:
+    """A geometry of shapely, or an array of them, in another CRS."""
+    if source == target:
+        return geometries
+    return shapely.transform(
+        geometries,
+        lambda points: np.array(transform_points(source, target, points[:, 0], points[:, 1])).T,
+    )
 
 
 def _matches(rule: Rule, attributes: dict[str, str]) -> bool:

@@ -31,6 +31,36 @@ class EditImages(NamedTuple):
     changed: NDArray[np.bool_]
 
 
+def write_result(
+    path: Path,
+    array: NDArray[np.uint8],
+    reference: GeoReference | None,
+    tags: Mapping[str, str],
+    classes: list[LandCoverClass] | None = None,
+) -> Path:
+    """Write an image or a mask as GeoTIFF where there is a georeference, else as PNG.
+
+    Args:
+        path: of the file, without suffix; its folder is created if it does not exist.
+        array: RGB, (height, width, 3), RGB and alpha, or one band, (height, width).
+        reference: its georeference; None writes a PNG.
+        tags: GDAL metadata of the GeoTIFF.
+        classes: for a mask, the class table.
+
+    Returns:
+        The file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f"{path.name}{'.tif' if reference else '.png'}")
+    if reference:
+        write_geotiff(file, array, reference, tags, classes)
+    elif classes:
+        write_mask(file, array, classes)
+    else:
+        write_image(file, array)
+    return file
+
+
 def write_edit(
     folder: Path,
     images: EditImages,
@@ -38,9 +68,9 @@ def write_edit(
     classes: list[LandCoverClass],
     tags: Mapping[str, str],
     real_before: bool = False,
-    names: Mapping[str, str] | None = None,
-) -> list[Path]:
-    """Write before, after, mask-before, mask-after and change.
+    pair: str = "",
+) -> None:
+    """Write before, after, mask-before, mask-after and, last, change.
 
     Args:
         folder: created if it does not exist.
@@ -49,29 +79,12 @@ def write_edit(
         classes: the class table.
         tags: GDAL metadata of generated images.
         real_before: whether the image before is a photograph; it is then not tagged as synthetic.
-        names: other file names, without suffix, by those above.
-
-    Returns:
-        The files.
+        pair: of many in the folder: its name in folders before, after, ...; "" for a single edit.
     """
-    suffix, files = ".tif" if reference else ".png", []
+    before_tags = {} if real_before else tags
     change = images.changed.astype(np.uint8) * 255
-    for name, array in {
-        "before": images.before,
-        "after": images.after,
-        "mask-before": images.mask_before,
-        "mask-after": images.mask_after,
-        "change": change,
-    }.items():
-        path = folder / f"{(names or {}).get(name, name)}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_mask = name.startswith("mask")
-        if reference:
-            own = dict(tags) if name == "after" or (name == "before" and not real_before) else {}
-            write_geotiff(path, array, reference, own, classes if is_mask else None)
-        elif is_mask:
-            write_mask(path, array, classes)
-        else:
-            write_image(path, array)
-        files.append(path)
-    return files
+    write_result(folder / "before" / pair, images.before, reference, before_tags)
+    write_result(folder / "after" / pair, images.after, reference, tags)
+    write_result(folder / "mask-before" / pair, images.mask_before, reference, {}, classes)
+    write_result(folder / "mask-after" / pair, images.mask_after, reference, {}, classes)
+    write_result(folder / "change" / pair, change, reference, {})

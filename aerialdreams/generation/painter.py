@@ -150,8 +150,8 @@ class Painter:
         texts = encode_prompts(self.base, prompts)
         known = self._encode(kept, padded, shape) if kept else None
         timesteps, count = scheduler.timesteps, len(scheduler.timesteps)
-        bar = progress(timesteps, "denoising", "steps", count)
-        for number, timestep in enumerate(timesteps if on_step else bar, start=1):
+        bar = timesteps if on_step else progress(timesteps, "denoising", "steps", count)
+        for number, timestep in enumerate(bar, start=1):
             model_input = scheduler.scale_model_input(latents, timestep)
             prediction = self._blend(
                 lambda tiles, model_input=model_input, timestep=timestep: self._predict(  # type: ignore[misc]

@@ -24,18 +24,22 @@ SEEDS = (SEED, "base_model.tiny.seed", "generate_validation.seed")
 EXECUTION = ("runtime.", "tracking.")
 
 
+def without_seeds(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params, by dotted name, that make a recipe."""
+    return {
+        key: value
+        for key, value in params.items()
+        if key not in SEEDS and not key.startswith(EXECUTION)
+    }
+
+
 def recipe_of(params: Mapping[str, Any]) -> str:
     """Short name of a recipe: the start of a hash of its params without the seeds.
 
     Args:
         params: of params.yaml, by dotted name.
     """
-    decisive = {
-        key: value
-        for key, value in params.items()
-        if key not in SEEDS and not key.startswith(EXECUTION)
-    }
-    text = json.dumps(decisive, sort_keys=True, default=str)
+    text = json.dumps(without_seeds(params), sort_keys=True, default=str)
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
 

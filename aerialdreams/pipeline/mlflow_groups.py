@@ -45,14 +45,15 @@ def join_group(client: "MlflowClient", experiment_id: str, run_id: str, recipe: 
         client.set_tag(child, PARENT_TAG, parents[0])
 
 
-def update_group(client: "MlflowClient", experiment_id: str, run_id: str) -> None:
+def update_group(client: "MlflowClient", run_id: str) -> None:
     """Log the mean and the standard deviation over seeds to a run's parent, if it has one."""
     from mlflow.entities import Metric
 
-    parent = client.get_run(run_id).data.tags.get(PARENT_TAG)
+    run = client.get_run(run_id)
+    parent = run.data.tags.get(PARENT_TAG)
     if not parent:
         return
-    children = client.search_runs([experiment_id], f"tags.`{PARENT_TAG}` = '{parent}'")
+    children = client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{parent}'")
     evaluated: list[dict[str, Any]] = [
         {key: value for key, value in child.data.metrics.items() if key.startswith(AVERAGED)}
         for child in children

@@ -17,7 +17,7 @@ from aerialdreams.pipeline.experiments import (
     load_experiment,
     read_revision,
 )
-from aerialdreams.pipeline.identity import EXECUTION, SEED, SEEDS, recipe_of
+from aerialdreams.pipeline.identity import SEED, recipe_of, without_seeds
 from aerialdreams.pipeline.mlflow_store import RECIPE_TAG, connect
 
 GROUP = re.compile(r"(?P<name>.+)@(?P<seeds>\d+(,\d+)*|all)$")
@@ -64,20 +64,16 @@ def load_group(name: str) -> Group:
 
 def _require_one_recipe(group: Group) -> None:
     first = group.experiments[0]
+    ours = without_seeds(first.params)
     for other in group.experiments[1:]:
-        if recipe_of(first.params) != recipe_of(other.params):
-            key = next(
-                key
-                for key in first.params | other.params
-                if first.params.get(key) != other.params.get(key)
-                and key not in SEEDS
-                and not key.startswith(EXECUTION)
-            )
-            raise UserError(
-                f"{group.name}: {first.name} and {other.name} differ in {key}"
-                f" ({first.params.get(key)} and {other.params.get(key)}); a group's experiments"
-                " differ in seeds alone"
-            )
+        theirs = without_seeds(other.params)
+        for key in ours | theirs:
+            if ours.get(key) != theirs.get(key):
+                raise UserError(
+                    f"{group.name}: {first.name} and {other.name} differ in {key}"
+                    f" ({ours.get(key)} and {theirs.get(key)}); a group's experiments differ in"
+                    " seeds alone"
+                )
 
 
 def _find_recipe(name: str, known: Mapping[str, Mapping[str, Any]]) -> str:

@@ -173,7 +173,7 @@ def log_evaluation(
             for name, value in metrics.items():
                 if name.endswith("miou"):
                     client.set_model_version_tag(MODEL, version.version, name, str(value))
-        update_group(client, client.get_run(run_id).info.experiment_id, run_id)
+        update_group(client, run_id)
 
     def upload(file: Path) -> None:
         run.add(lambda client, run_id: client.log_artifact(run_id, str(file), "evaluation"))

@@ -82,11 +82,9 @@ def create_app(
             "sampling": vars(info.sampling),
             "credit": info.credit,
             "model": studio.model_md5,
-            "has_judge": studio.judge is not None,
             "max_side": MAX_SIDE,
             "max_pixels": MAX_PIXELS,
             "max_upload": MAX_UPLOAD,
-            "caption": info.captions.caption({info.conditioning.classes[0].name: 1.0}),
         }
 
     @app.get("/api/patches")

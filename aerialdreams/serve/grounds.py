@@ -16,8 +16,8 @@ from aerialdreams.data.dataset import Patch
 from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.grids import on_square_grid
 from aerialdreams.data.images import resize_image, resize_mask
-from aerialdreams.data.land_cover import class_pixel_counts
-from aerialdreams.data.mask_files import read_user_mask
+from aerialdreams.data.land_cover import IGNORED, class_ids, class_pixel_counts
+from aerialdreams.data.mask_files import VECTORS, read_user_mask
 from aerialdreams.data.vectors import load_mapping, read_vector_mask
 from aerialdreams.errors import UserError
 from aerialdreams.models.model_info import ModelInfo
@@ -35,7 +35,6 @@ SIGNATURES = {
     ".gpkg": (b"SQLite format 3\0",),
     ".geojson": (b"{",),  # also after white space
 }
-VECTORS = (".gpkg", ".geojson")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Grounds:
 def shares_of(mask: NDArray[np.uint8], info: ModelInfo) -> dict[str, float]:
     """Share of each class in a mask, 0 to 1, by its name, in order of the class table."""
     classes = info.conditioning.classes
-    counts = class_pixel_counts(mask, [row.id for row in classes])
+    counts = class_pixel_counts(mask, class_ids(classes))
     total = max(int(counts.sum()), 1)
     return {row.name: int(count) / total for row, count in zip(classes, counts, strict=True)}
 
@@ -198,7 +197,7 @@ def decode_mask(text: str, width: int, height: int, info: ModelInfo) -> NDArray[
     if len(content) != width * height:
         raise UserError(f"mask: has {len(content)} bytes, not {width} x {height}")
     mask = np.frombuffer(content, np.uint8).reshape(height, width)
-    allowed = [*(row.id for row in info.conditioning.classes), 255]
+    allowed = [*class_ids(info.conditioning.classes), IGNORED]
     if not np.isin(mask, allowed).all():
         raise UserError("mask: has ids of no class; the model's are in /api/model")
     return mask

@@ -37,11 +37,11 @@ class Job:
         id: unguessable.
         folder: where its files are.
         work: does it, and reports progress to the job.
+        number: of the job, in the order they came.
         status: waiting, running, done, failed or cancelled.
         done: steps done.
         steps: number of steps; 0 until it is known.
         error: why it failed.
-        created: seconds since 1970.
         seconds: that it took.
     """
 
@@ -53,7 +53,6 @@ class Job:
     done: int = 0
     steps: int = 0
     error: str = ""
-    created: float = field(default_factory=time.time)
     seconds: float = 0.0
     result: dict[str, object] = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)

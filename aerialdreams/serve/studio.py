@@ -2,12 +2,11 @@
 
 import base64
 import io
-import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aerialdreams.data.georeference import GeoReference
-from aerialdreams.data.images import write_image, write_mask
+from aerialdreams.data.images import write_image
 from aerialdreams.data.land_cover import IGNORED, class_ids, mask_to_rgb
-from aerialdreams.data.rasters import write_geotiff
 from aerialdreams.errors import UserError
 from aerialdreams.evaluation.metrics import agreement, confusion
+from aerialdreams.generation.edit_files import write_result
 from aerialdreams.generation.editing import edit
 from aerialdreams.generation.painter import Painter
 from aerialdreams.models.model_info import synthetic_tags
@@ -45,6 +44,24 @@ Model trained on {credit}
 """
 
 
+class Task(NamedTuple):
+    """A recipe, decoded.
+
+    Attributes:
+        recipe: as it was asked for.
+        mask: class ids, (height, width).
+        before: class ids before an edit; None if it is none.
+        photograph: RGB before the edit; None if there is none yet.
+        reference: georeference; None if there is none.
+    """
+
+    recipe: Recipe
+    mask: NDArray[np.uint8]
+    before: NDArray[np.uint8] | None
+    photograph: NDArray[np.uint8] | None
+    reference: GeoReference | None
+
+
 class Studio:
     """A model, its judge, and how fast they are.
 
@@ -60,20 +77,20 @@ class Studio:
         self.model_md5 = dvc_md5(controlnet)
         device = self.painter.base.unet.device
         self.judge = load_segmenter(judge).to(device) if (judge / "config.json").exists() else None
-        self._seconds_per_tile: float | None = None
-        self._lock = threading.Lock()
+        self._seconds_per_tile = self._measure_tile()
 
-    def warm_up(self) -> None:
-        """Generate a tile, to know how long one takes."""
+    def _measure_tile(self) -> float:
+        """Generate a tile, to know how long a step takes."""
         mask = np.full((self.info.image_size,) * 2, self.info.conditioning.classes[0].id, np.uint8)
         for _ in range(2):  # the first is slower
             start = time.monotonic()
             self.painter.paint(mask, "", steps=2, on_step=lambda done, steps: None)
-            self._seconds_per_tile = (time.monotonic() - start) / 2
+            seconds = (time.monotonic() - start) / 2
+        return seconds
 
     def estimate(self, width: int, height: int, steps: int | None, guidance: float | None) -> float:
         """Seconds that an image takes, by the images so far."""
-        return self._tile_steps(width, height, steps, guidance) * (self._seconds_per_tile or 0.1)
+        return self._tile_steps(width, height, steps, guidance) * self._seconds_per_tile
 
     def _tile_steps(
         self, width: int, height: int, steps: int | None, guidance: float | None
@@ -96,8 +113,7 @@ class Studio:
                 " `model` to use it with this one"
             )
         mask = decode_mask(recipe.mask, recipe.width, recipe.height, self.info)
-        before = None
-        photograph = None
+        before = photograph = None
         if recipe.start:
             before = decode_mask(recipe.start.mask, recipe.width, recipe.height, self.info)
             if recipe.start.photograph:
@@ -105,118 +121,85 @@ class Studio:
             if np.array_equal(before, mask):
                 raise UserError("nothing changes: the mask is the one before the edit")
         reference = recipe.place.reference() if recipe.place else None
+        task = Task(recipe, mask, before, photograph, reference)
+        return lambda job: self._write(job, *self._generate(job, task))
 
-        def work(job: Job) -> None:
-            self._generate(job, recipe, mask, before, photograph, reference)
-
-        return work
-
-    def _generate(
-        self,
-        job: Job,
-        recipe: Recipe,
-        mask: NDArray[np.uint8],
-        before: NDArray[np.uint8] | None,
-        photograph: NDArray[np.uint8] | None,
-        reference: GeoReference | None,
-    ) -> None:
+    def _generate(self, job: Job, task: Task) -> tuple[Task, list[NDArray[np.uint8]]]:
+        """The images, and the task with the photograph that they were made from."""
+        recipe, photograph, done = task.recipe, task.photograph, 0
         names = ("negative_prompt", "sampler", "steps", "guidance", "conditioning_scale")
         settings = {name: getattr(recipe, name) for name in names}
-        start, whole = time.monotonic(), before is None
-        parts = recipe.variations + (before is not None and photograph is None)
-        images, done = [], 0
+        makes_photograph = task.before is not None and photograph is None
+        parts, start = recipe.variations + makes_photograph, time.monotonic()
 
         def on_step(step: int, steps: int) -> None:
             job.on_step(done * steps + step, parts * steps)
 
-        if before is not None and photograph is None:
-            photograph = self.painter.paint(
-                before, recipe.prompt, seed=recipe.seed, on_step=on_step, **settings
-            )
-            done += 1
+        def paint(mask: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+            return self.painter.paint(mask, recipe.prompt, seed=seed, on_step=on_step, **settings)
+
+        if task.before is not None and photograph is None:
+            photograph, done = paint(task.before, recipe.seed), 1
+        images = []
         for seed in range(recipe.seed, recipe.seed + recipe.variations):
-            if before is None or photograph is None:
-                image = self.painter.paint(
-                    mask, recipe.prompt, seed=seed, on_step=on_step, **settings
-                )
+            if task.before is None or photograph is None:
+                images.append(paint(task.mask, seed))
             else:
-                changed = before != mask
+                changed = task.before != task.mask
                 image = edit(
-                    self.painter, photograph, mask, changed, recipe.prompt, seed, recipe.margin,
-                    on_step, **settings,
+                    self.painter, photograph, task.mask, changed, recipe.prompt, seed,
+                    recipe.margin, on_step, **settings,
                 )  # fmt: skip
+                images.append(image)
             done += 1
-            images.append(image)
-        if whole:
+        if task.before is None:
             tiles = self._tile_steps(recipe.width, recipe.height, recipe.steps, recipe.guidance)
             self._seconds_per_tile = (time.monotonic() - start) / (tiles * recipe.variations)
-        self._write(job, recipe, mask, before, photograph, images, reference)
+        return task._replace(photograph=photograph), images
 
-    def _write(
-        self,
-        job: Job,
-        recipe: Recipe,
-        mask: NDArray[np.uint8],
-        before: NDArray[np.uint8] | None,
-        photograph: NDArray[np.uint8] | None,
-        images: list[NDArray[np.uint8]],
-        reference: GeoReference | None,
-    ) -> None:
-        recipe = recipe.model_copy(update={"model": self.model_md5})
-        if recipe.start and photograph is not None and not recipe.start.photograph:
-            start = recipe.start.model_copy(
-                update={"photograph": base64.b64encode(encode_png(photograph)).decode()}
-            )
+    def _write(self, job: Job, task: Task, images: list[NDArray[np.uint8]]) -> None:
+        recipe = task.recipe.model_copy(update={"model": self.model_md5})
+        if recipe.start and task.photograph is not None and not recipe.start.photograph:
+            encoded = base64.b64encode(encode_png(task.photograph)).decode()
+            start = recipe.start.model_copy(update={"photograph": encoded})
             recipe = recipe.model_copy(update={"start": start})
         judged = []
         for number, image in enumerate(images, 1):
             write_image(job.folder / f"{number}.png", image)
-            judged.append(self._judge(job.folder / f"judge-{number}.png", image, mask))
+            judged.append(self._judge(job.folder / f"judge-{number}.png", image, task.mask))
         (job.folder / "recipe.json").write_text(recipe.model_dump_json(), encoding="utf-8")
-        with self._lock, zipfile.ZipFile(job.folder / "result.zip", "w") as archive:
-            arrays = {f"image-{number}": image for number, image in enumerate(images, 1)}
-            arrays["mask"] = mask
-            if before is not None and photograph is not None:
-                arrays |= {"before": photograph, "mask-before": before}
-                arrays["change"] = (before != mask).astype(np.uint8) * 255
-            for name, array in arrays.items():
-                path = self._file(job.folder, name, array, recipe, reference)
+        with zipfile.ZipFile(job.folder / "result.zip", "w") as archive:
+            for path in self._write_results(job.folder, task, images):
                 archive.write(path, path.name)
             archive.write(job.folder / "recipe.json", "recipe.json")
             archive.writestr("README.txt", README.format(credit=self.info.credit))
         job.result = {
             "images": len(images),
             "judged": judged,
-            "georeferenced": reference is not None,
+            "georeferenced": task.reference is not None,
         }
 
-    def _file(
-        self,
-        folder: Path,
-        name: str,
-        array: NDArray[np.uint8],
-        recipe: Recipe,
-        reference: GeoReference | None,
-    ) -> Path:
-        """A result as GeoTIFF where there is a georeference, else as PNG."""
-        classes, is_mask = list(self.info.conditioning.classes), name.startswith("mask")
-        # Pixels without a class are transparent in images.
-        mask = decode_mask(recipe.mask, recipe.width, recipe.height, self.info)
-        if array.ndim == 3 and (mask == IGNORED).any():
-            array = np.dstack([array, (mask != IGNORED).astype(np.uint8) * 255])
-        if reference:
-            path = folder / f"{name}.tif"
-            tags = synthetic_tags(self.info, self.controlnet, recipe.prompt, recipe.seed)
-            is_real = name == "before" and bool(recipe.start and recipe.start.real)
-            own = {} if is_mask or name == "change" or is_real else tags
-            write_geotiff(path, array, reference, own, classes if is_mask else None)
-            return path
-        path = folder / f"{name}.png"
-        if is_mask:
-            write_mask(path, array, classes)
-        else:
-            write_image(path, array)
-        return path
+    def _write_results(
+        self, folder: Path, task: Task, images: list[NDArray[np.uint8]]
+    ) -> Iterator[Path]:
+        """Write the files of the archive."""
+        recipe, reference = task.recipe, task.reference
+        classes, has_class = list(self.info.conditioning.classes), task.mask != IGNORED
+        tags = synthetic_tags(self.info, self.controlnet, recipe.prompt, recipe.seed)
+
+        def write_photograph(name: str, image: NDArray[np.uint8], own_tags: dict[str, str]) -> Path:
+            if not has_class.all():  # pixels without a class are transparent
+                image = np.dstack([image, has_class.astype(np.uint8) * 255])
+            return write_result(folder / name, image, reference, own_tags)
+
+        for number, image in enumerate(images, 1):
+            yield write_photograph(f"image-{number}", image, tags)
+        yield write_result(folder / "mask", task.mask, reference, {}, classes)
+        if recipe.start and task.before is not None and task.photograph is not None:
+            yield write_photograph("before", task.photograph, {} if recipe.start.real else tags)
+            yield write_result(folder / "mask-before", task.before, reference, {}, classes)
+            change = (task.before != task.mask).astype(np.uint8) * 255
+            yield write_result(folder / "change", change, reference, {})
 
     @torch.no_grad()
     def _judge(
