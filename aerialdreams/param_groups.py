@@ -32,6 +32,7 @@ Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression
 Precision = Literal["fp32", "fp16", "bf16"]
 SamplerName = Literal["ddim", "dpm++", "unipc"]
 # Channels of a network's levels, from the finest to the coarsest.
+CropSize = Annotated[int, Field(ge=0, multiple_of=16)]
 Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
 
 # Names that captions.place can list: columns of data/osm_metadata.parquet (nearest_place is place).
@@ -217,6 +218,7 @@ class Unet(Group):
     steps: Steps
     batch_size: BatchSize
     learning_rate: LearningRate
+    crop: CropSize
 
 
 class TinyBase(Group):
@@ -280,6 +282,7 @@ class TrainControlnet(Group):
     warm_start: WarmStart
     unlock_decoder_steps: int = Field(ge=0)
     latent_cache: bool
+    crop: CropSize
     augment: bool
     caption_dropout: Share
     steps: Steps
@@ -344,3 +347,11 @@ class EvaluateFid(Group):
 class EvaluateUtility(Group):
     seeds: int = Field(ge=2)
     steps: Steps
+    generated_per_real: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+
+    @field_validator("generated_per_real")
+    @classmethod
+    def _holds_one(cls, counts: list[int]) -> list[int]:
+        if 1 not in counts or len(set(counts)) < len(counts):
+            raise ValueError(f"is {counts}; must hold 1, and each number once")
+        return counts

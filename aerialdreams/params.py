@@ -93,12 +93,38 @@ class Params(Group):
         return self
 
     @model_validator(mode="after")
+    def _crops_of_cached_latents(self) -> "Params":
+        for key, crop in (
+            ("base_model.tiny.unet.crop", self.base_model.tiny.unet.crop),
+            ("train_controlnet.crop", self.train_controlnet.crop),
+        ):
+            if crop > self.image_size:
+                raise ValueError(f"{key}: is {crop}; must be at most image_size, {self.image_size}")
+        if self.train_controlnet.crop and not self.train_controlnet.latent_cache:
+            raise ValueError(
+                "train_controlnet.crop: needs train_controlnet.latent_cache: true; crops are made"
+                " of cached latents"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _orientations_for_augmentation(self) -> "Params":
         stage = self.train_controlnet
         if stage.augment and stage.latent_cache and not self.encode_latents.all_orientations:
             raise ValueError(
                 "train_controlnet.augment: is true; set encode_latents.all_orientations to true as"
                 " well, or train_controlnet.latent_cache to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_for_utility(self) -> "Params":
+        most, stage = max(self.evaluate_utility.generated_per_real), self.generate_validation
+        if most > stage.samples or (most > 1 and stage.extra_masks):
+            raise ValueError(
+                f"evaluate_utility.generated_per_real: has {most}; that needs"
+                f" generate_validation.samples of {most} or more and, above 1,"
+                " generate_validation.extra_masks of 0"
             )
         return self
 

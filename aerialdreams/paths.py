@@ -58,6 +58,7 @@ GENERATED = Path("data/generated")
 # evaluate-FID
 AGREEMENT = Path("data/agreement.parquet")  # of generated images with their masks, by patch
 EVALUATION = Path("metrics/evaluation.json")
+CONFUSION = Path("metrics/confusion.json")  # pixels by true and predicted class
 IOU_TABLES = {
     "validation": Path("metrics/iou_validation.csv"),
     "test": Path("metrics/iou_test.csv"),

@@ -157,7 +157,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
         ids = class_ids(params.classes)
         segmenter = SegmenterFeatures(device, ids)
         names = [land_cover.name for land_cover in params.classes]
-        result = agreement(confusion(real.masks, segmenter.predict(images), ids), names)
+        result = agreement(confusion(real.masks, segmenter.predict(images)[0], ids), names)
         generated_set, real_set = (
             ImageSet(features={"judge": [segmenter(batch).double().numpy()]})
             for batch in (images, real.images)

@@ -160,8 +160,15 @@ def run_ours(params: Params, peer: Path, steps: int) -> None:
     train_controlnet.main(Params.model_validate(values))
 
 
-def run_peer(params: Params, peer: Path, steps: int) -> None:
-    """Run diffusers' script from the same initial ControlNet."""
+def run_peer(params: Params, peer: Path, steps: int, save_every: int = 0) -> None:
+    """Run diffusers' script from the same initial ControlNet.
+
+    Args:
+        params: all params.
+        peer: the script.
+        steps: of training.
+        save_every: steps between saved checkpoints; 0 for none.
+    """
     import accelerate  # noqa: F401  (these detect torchvision, and must not find the replacement)
     import datasets  # noqa: F401
     import torch
@@ -189,7 +196,7 @@ def run_peer(params: Params, peer: Path, steps: int) -> None:
         "resolution": params.image_size,
         "train_batch_size": stage.batch_size,
         "max_train_steps": steps,
-        "checkpointing_steps": 10 * steps,
+        "checkpointing_steps": save_every or 10 * steps,
         "learning_rate": stage.learning_rate,
         "lr_scheduler": stage.schedule,
         "lr_warmup_steps": stage.warmup_steps,

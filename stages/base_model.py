@@ -96,7 +96,8 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
         configure_torch(params.compute.threads, params.compute.deterministic),
         params.base_model.tiny,
     )
-    unet_settings = UNetSettings(**tiny.unet.model_dump())
+    crop = tiny.unet.crop // tiny.autoencoder.block
+    unet_settings = UNetSettings(**tiny.unet.model_dump() | {"crop": crop})
     train = load_split("train", params.image_size)
     autoencoder = AutoencoderSettings(**tiny.autoencoder.model_dump())
     vae = fit_autoencoder(train.images, autoencoder, tiny.seed).to(device)

@@ -3,13 +3,15 @@
 Reads   data/generated/, data/dataset/, models/segmenter/, models/base/vae/; the FID Inception if
         its weights are set
 Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv, plots of per-class IoU;
+        metrics/confusion.json, pixels by true class (row) and predicted class (column);
         data/agreement.parquet, pixel accuracy of each image; the same numbers in the MLflow run
         that trained the model
 
 The segmenter of train-segmenter, the judge, predicts land cover from images, and its predictions
-are compared with the masks. Distances compare image sets in a feature space: those in the FID
-Inception's are FID and KID, the names of those in the segmenter's start with judge_. Each number
-NAME has a 95 % confidence interval NAME_95. See docs/evaluation.md.
+are compared with the masks. Power spectra compare textures by class. Distances compare image sets
+in a feature space: those in the FID Inception's are FID and KID, the names of those in the
+segmenter's start with judge_. Each number NAME has a 95 % confidence interval NAME_95. See
+docs/evaluation.md.
 """
 
 import csv
@@ -35,7 +37,6 @@ from aerialdreams.evaluation.feature_spaces import (
     load_inception,
 )
 from aerialdreams.evaluation.image_sets import NOT_COMPUTED, FeatureSpaces, ImageSet, evaluate
-from aerialdreams.evaluation.metrics import confusion
 from aerialdreams.generation.batch import reconstruct
 from aerialdreams.generation.outputs import (
     EVALUATED_SETS,
@@ -50,7 +51,7 @@ from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.stable_diffusion import load_vae
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
-from aerialdreams.paths import AGREEMENT, EVALUATION, GENERATED, IOU_TABLES
+from aerialdreams.paths import AGREEMENT, CONFUSION, EVALUATION, GENERATED, IOU_TABLES
 from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
@@ -94,6 +95,7 @@ def main(params: Params) -> str:
     train = train_features(spaces, params, distributed)
     names = [land_cover.name for land_cover in params.classes]
     report: dict[str, Any] = {}
+    matrices: dict[str, dict[str, list[list[int]]]] = {}
     rows: list[dict[str, Any]] = []
     splits = evaluated_splits()
     for split in splits:
@@ -104,6 +106,10 @@ def main(params: Params) -> str:
             continue
         rows += agreements
         report[split] = evaluate(sets, train, generated.samples, names)
+        matrices[split] = {
+            source: np.sum(sets[source].matrices, axis=0).tolist()
+            for source in ("real", *EVALUATED_SETS)
+        }
         write_iou(IOU_TABLES[split], report[split])
     if not distributed.is_main:
         return ""
@@ -111,6 +117,7 @@ def main(params: Params) -> str:
         write_iou(IOU_TABLES[split], {})
     write_table(AGREEMENT, rows, AGREEMENT_SCHEMA)
     write_json(EVALUATION, report)
+    write_json(CONFUSION, matrices)
     # With these files in MLflow, `aerialdreams compare` needs nothing else.
     files = [GENERATED / f"{split}.png" for split in splits]
     files += [Path("params.yaml"), EVALUATION, AGREEMENT, GENERATED / MANIFEST]
@@ -125,20 +132,22 @@ def main(params: Params) -> str:
 
 
 def train_features(spaces: FeatureSpaces, params: Params, distributed: Distributed) -> ImageSet:
-    """The train split's features. Each rank computes a share; only rank 0 gets all of them."""
+    """Features and power of the train split; each rank computes a share, rank 0 gets all."""
     size, batch_size = params.image_size, params.evaluate_fid.batch_size
     batches = list(batched(range(count_patches("train")), batch_size))
     own_batches = distributed.share(batches)
 
-    def load(rows: list[int]) -> Images:
-        patches = read_patches("train", rows)
-        return np.stack([resize_image(patch.image, size) for patch in patches])
+    def load(rows: list[int]) -> tuple[Images, NDArray[np.uint8]]:
+        patches = list(read_patches("train", rows))
+        images = np.stack([resize_image(patch.image, size) for patch in patches])
+        return images, np.stack([resize_mask(patch.mask, size) for patch in patches])
 
     loaded = map_ahead(load, own_batches, params.runtime.loaders)
     parts = []
-    for images in show_progress(loaded, "train features", len(own_batches), distributed):
+    for images, masks in show_progress(loaded, "train features", len(own_batches), distributed):
         parts.append(ImageSet())
         parts[-1].add_features(images, spaces)
+        parts[-1].add_power(images, masks, class_ids(params.classes))
     train = ImageSet()
     for part in distributed.gather(parts):
         train.extend(part)
@@ -253,12 +262,11 @@ def batch_sets(
         if source not in sets:
             continue
         of_extra = source in ("reconstructed", "untrained")
-        positions = batch.extra if of_extra else range(len(batch.patch_ids))
-        predictions = segmenter.predict(batch.images[source])
-        for position, ids in zip(positions, predictions, strict=True):
-            mask = batch.masks[position]
-            matrix = confusion(mask, ids, segmenter.class_ids.tolist())
-            sets[source].matrices.append(matrix)
+        positions = batch.extra if of_extra else list(range(len(batch.patch_ids)))
+        images, masks = batch.images[source], batch.masks[positions]
+        sets[source].add_predictions(images, masks, segmenter)
+        sets[source].add_power(images, masks, segmenter.class_ids.tolist())
+        for position, matrix in zip(positions, sets[source].matrices, strict=True):
             row = {"split": split, "source": source, "patch_id": batch.patch_ids[position]}
             rows.append(row | {"pixel_accuracy": float(np.trace(matrix) / matrix.sum())})
     for source, image_set in sets.items():

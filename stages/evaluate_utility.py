@@ -4,10 +4,11 @@ Reads   data/dataset/ (validation and test), data/generated/validation/
 Writes  metrics/utility.json; the same numbers in the MLflow run that trained the model
 
 Segmenters like train-segmenter's are trained for the same number of steps on the validation masks
-with the real images, the generated images, or both, from several seeds each. They are tested on the
-real test images, whose domains neither they nor the ControlNet have seen. `miou_of_real` is 1 if
-generated images train a segmenter as well as real ones. A killed run resumes from its last
-checkpoint.
+with the real images, with one or more generated images of each mask, or with both, from several
+seeds each. They are tested on the real test images, whose domains neither they nor the ControlNet
+have seen. `miou_of_real` is 1 if a set trains a segmenter as well as real images do. Sets of N
+generated images per mask have names that end in _N, but for N = 1. A killed run resumes from its
+last checkpoint.
 """
 
 from pathlib import Path
@@ -60,12 +61,15 @@ def main(params: Params) -> str:
     distributed, device = start_processes("stages.evaluate_utility", params.runtime.processes)
     manifest = read_json(GENERATED / MANIFEST)
     rows = open_split("validation").select(chosen_rows("validation", manifest["params"]["masks"]))
-    real = Patches(rows, params.image_size, generated=False)
-    generated = Patches(rows, params.image_size, generated=True)
+    real = Patches(rows, params.image_size, folder=None)
+    parts = {"real": [real]}
+    for count in params.evaluate_utility.generated_per_real:
+        folders = ["generated", *(f"sample-{number}" for number in range(2, count + 1))]
+        generated = [Patches(rows, params.image_size, folder) for folder in folders]
+        suffix = "" if count == 1 else f"_{count}"
+        parts |= {f"generated{suffix}": generated, f"both{suffix}": [real, *generated]}
     training_sets: dict[str, SegmentationPatches] = {
-        "real": real,
-        "generated": generated,
-        "both": ConcatDataset([real, generated]),
+        name: ConcatDataset(patches) for name, patches in parts.items()
     }
     identity = identity_of(params) if distributed.is_main else {}
     unfinished = work_folder(scratch_dir(), "evaluate-utility", identity)
@@ -86,9 +90,8 @@ def main(params: Params) -> str:
         {name: np.array(by_seed) for name, by_seed in by_set.items()},
         [land_cover.name for land_cover in params.classes],
     )
-    sizes = {"real": len(real), "generated": len(generated), "both": 2 * len(real)}
-    for name, size in sizes.items():
-        report[name]["n"] = size
+    for name, patches in parts.items():
+        report[name]["n"] = sum(len(part) for part in patches)
     write_json(UTILITY, report)
     log_evaluation(manifest["controlnet_md5"], flatten_numbers({"utility": report}), [])
     scores = ", ".join(f"{report[name]['miou']:.3f} from {name} images" for name in training_sets)
@@ -155,18 +158,24 @@ def train_own(
 
 
 class Patches(SegmentationPatches):
-    """Validation masks, with either their real or their generated images."""
+    """Validation masks with images of one kind.
 
-    def __init__(self, rows: Any, size: int, generated: bool) -> None:
-        self.rows, self.size, self.generated = rows, size, generated
+    Args:
+        rows: of the validation split.
+        size: height and width of the images, pixels.
+        folder: of generated images, see data/generated; None for the real images.
+    """
+
+    def __init__(self, rows: Any, size: int, folder: str | None) -> None:
+        self.rows, self.size, self.folder = rows, size, folder
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         row = self.rows[index]
-        if self.generated:
-            image = read_generated("validation", "generated", row["patch_id"], self.size)
+        if self.folder:
+            image = read_generated("validation", self.folder, row["patch_id"], self.size)
         else:
             image = resize_image(decode_png(row["image"]["bytes"]), self.size)
         return image, resize_mask(decode_png(row["mask"]["bytes"]), self.size)
@@ -215,7 +224,10 @@ def confusion_matrices(
 
 
 def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[str, Any]:
-    """Metrics of each training set. The intervals cover both test images and seeds.
+    """Metrics of each training set, means over the seeds.
+
+    The intervals are of these means: test images and seeds are both resampled (bootstrap), the same
+    ones for all sets. With few seeds they are too narrow; use 5 or more for a decision.
 
     Args:
         matrices: confusion matrices by training set, (seeds, images, classes, classes).
@@ -224,15 +236,20 @@ def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[
     report: dict[str, Any] = {}
     resamples = {}
     for name, by_seed in matrices.items():
-        scores = [agreement(images.sum(0), names)["miou"] for images in by_seed]
-        # Each resample is of one seed, drawn at random. All sets use the same images and seeds.
+        scores = [agreement(images.sum(0), names) for images in by_seed]
+        by_class = {
+            c: float(np.mean([score["iou"][c] for score in scores])) for c in scores[0]["iou"]
+        }
         mious = np.stack([agreement_resamples(images)["miou"] for images in by_seed])
-        seeds = np.random.default_rng(1).integers(0, len(by_seed), mious.shape[1])
-        resamples[name] = mious[seeds, np.arange(mious.shape[1])]
-        report[name] = {"n": 0, "n_test": by_seed.shape[1], "miou": float(np.mean(scores))}
-        report[name] |= {"miou_95": interval(resamples[name]), "miou_by_seed": scores}
+        count, resampled = mious.shape
+        seeds = np.random.default_rng(1).integers(0, count, (count, resampled))
+        resamples[name] = np.take_along_axis(mious, seeds, 0).mean(0)
+        by_seed_scores = [score["miou"] for score in scores]
+        report[name] = {"n": 0, "n_test": by_seed.shape[1], "miou": float(np.mean(by_seed_scores))}
+        report[name] |= {"miou_95": interval(resamples[name]), "miou_by_seed": by_seed_scores}
+        report[name] |= {"iou": by_class}
     real = report["real"]["miou"]
-    for name in ("generated", "both"):
+    for name in matrices.keys() - {"real"}:
         report[name] |= miou_of_real(report[name]["miou"], real, resamples[name], resamples["real"])
     return report
 

@@ -9,6 +9,7 @@ Writes  models/controlnet/ in diffusers' layout, with aerialdreams.json, which h
 A training that was stopped or killed resumes from its last checkpoint and ends with the same bytes.
 """
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from aerialdreams.training.controlnet import micro_batches, per_sample_loss
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
+from aerialdreams.util.download import local_or_downloaded
 from aerialdreams.util.files import atomic_folder, dvc_md5
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
@@ -67,6 +69,7 @@ EXECUTION = {
 
 def main(params: Params) -> str:
     stage = params.train_controlnet
+    fetch_inception(params)
     if stage.processes > 1 and not is_launched():
         launch_processes("stages.train_controlnet", stage.processes)
     configure_torch(params.compute.threads, params.compute.deterministic)
@@ -95,6 +98,19 @@ def main(params: Params) -> str:
         f" on {len(training.source)} patches, loss {training.losses.means()[-1][1]:.4f}, validation"
         f" loss {validation:.4f}"
     )
+
+
+def fetch_inception(params: Params) -> None:
+    """Download and check the FID Inception that evaluate-FID will need, before days of training.
+
+    Raises:
+        UserError: the file is missing or its hash differs.
+        WorkError: the download failed.
+    """
+    stage = params.evaluate_fid
+    if stage.inception_weights and os.environ.get("RANK", "0") == "0":
+        downloads = Path(params.raw_patches.downloads)
+        local_or_downloaded(stage.inception_weights, downloads, stage.inception_sha256)
 
 
 def identity_of(params: Params) -> dict[str, Any]:

@@ -30,12 +30,12 @@ SMALL = {
     "base_model": {
         "tiny": {
             "autoencoder": {"refinement_channels": 8, "refinement_steps": 10},
-            "unet": {"steps": 30, "channels": [16, 24, 32]},
+            "unet": {"steps": 30, "channels": [16, 24, 32], "crop": 48},
         },
     },
     "evaluate_utility": {"seeds": 2, "steps": 10},
     "train_segmenter": {"steps": 60, "channels": [8, 16, 24]},
-    "train_controlnet": {"steps": 40, "sampling": {"steps": 2}},
+    "train_controlnet": {"steps": 40, "crop": 48, "sampling": {"steps": 2}},
     "tracking": {"log_every": 10, "images_every": 20, "images": 2},
     "generate_validation": {"batch_size": 4, "grid_rows": 2},
 }

@@ -41,10 +41,11 @@ class SegmenterFeatures:
         """Features of RGB images, (batch, dimensions)."""
         return self.model.features(images_to_tensor(images).to(self.device))
 
-    def predict(self, images: Images) -> NDArray[np.uint8]:
-        """Class ids of RGB images, (batch, height, width)."""
-        positions = self.model(images_to_tensor(images).to(self.device)).argmax(1)
-        return self.class_ids[positions.cpu().numpy()]
+    def predict(self, images: Images) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Class ids of RGB images and their probabilities, (batch, height, width) each."""
+        logits = self.model(images_to_tensor(images).to(self.device)).float()
+        probabilities, positions = logits.softmax(1).max(1)
+        return self.class_ids[positions.cpu().numpy()], probabilities.cpu().numpy()
 
 
 class InceptionFeatures:

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aerialdreams.evaluation.boundaries import boundary_agreement, boundary_counts
+from aerialdreams.evaluation.calibration import calibration, calibration_bins
 from aerialdreams.evaluation.feature_spaces import Images, InceptionFeatures, SegmenterFeatures
 from aerialdreams.evaluation.metrics import (
     NEIGHBOURS,
     agreement,
     agreement_resamples,
+    confusion,
     density_coverage,
     frechet_distance,
     frechet_interval,
@@ -27,6 +30,7 @@ from aerialdreams.evaluation.metrics import (
     share_errors,
     spread,
 )
+from aerialdreams.evaluation.spectra import class_power, spectrum
 from aerialdreams.generation.outputs import EVALUATED_SETS
 
 NOT_COMPUTED = "not computed: no weights"
@@ -41,12 +45,18 @@ class ImageSet:
 
     Attributes:
         matrices: a confusion matrix per image.
+        boundaries: see `boundaries.boundary_counts`, per image.
+        confidences: see `calibration.calibration_bins`, per image.
+        power: see `spectra.class_power`, one array per batch.
         features: by feature space, one array (images, dimensions) per batch.
         differences: mean absolute difference of each image from the first sample of its mask, in
             pixel values from 0 to 1.
     """
 
     matrices: list[NDArray[np.int64]] = field(default_factory=list)
+    boundaries: list[NDArray[np.int64]] = field(default_factory=list)
+    confidences: list[NDArray[np.float64]] = field(default_factory=list)
+    power: list[NDArray[np.float64]] = field(default_factory=list)
     features: dict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -58,9 +68,27 @@ class ImageSet:
         for name, space in spaces.items():
             self.features[name].append(space(images).cpu().double().numpy())
 
+    @torch.no_grad()
+    def add_predictions(
+        self, images: Images, masks: NDArray[np.uint8], judge: SegmenterFeatures
+    ) -> None:
+        """Add the judge's predictions of a batch of images, compared with their masks."""
+        ids = judge.class_ids.tolist()
+        for mask, predicted, probabilities in zip(masks, *judge.predict(images), strict=True):
+            self.matrices.append(confusion(mask, predicted, ids))
+            self.boundaries.append(boundary_counts(mask, predicted, ids))
+            self.confidences.append(calibration_bins(mask, predicted, probabilities, ids))
+
+    def add_power(self, images: Images, masks: NDArray[np.uint8], class_ids: list[int]) -> None:
+        """Add the power spectra of a batch of images."""
+        self.power.append(class_power(images, masks, class_ids))
+
     def extend(self, other: "ImageSet") -> None:
         """Add the statistics of further images."""
         self.matrices += other.matrices
+        self.boundaries += other.boundaries
+        self.confidences += other.confidences
+        self.power += other.power
         self.differences += other.differences
         for name, arrays in other.features.items():
             self.features[name] += arrays
@@ -77,7 +105,7 @@ def evaluate(
 
     Args:
         sets: the split's image sets: real, those of EVALUATED_SETS, and sample-1, sample-2, ...
-        train: the train split's features.
+        train: features and power of the train split.
         samples: generated images per mask.
         class_names: of the classes, in the order of their ids.
     """
@@ -91,17 +119,24 @@ def evaluate(
             f"{key}_95": interval(values) for key, values in resamples[source].items()
         }
         report[source] |= mean_of("class_share_error", share_errors(matrices))
+        report[source] |= boundary_agreement(np.stack(sets[source].boundaries))
+        report[source] |= calibration(np.stack(sets[source].confidences))
     real, count = sets["real"], len(sets["real"].matrices)
     total = len(train.all_features("judge"))
     # Real images of other patches, equally many, give a lower bound for the distances.
     subset = [number * total // count for number in range(min(count, total))]
     lower_bound = ImageSet(
-        features={name: [train.all_features(name)[subset]] for name in train.features}
+        features={name: [train.all_features(name)[subset]] for name in train.features},
+        power=[np.concatenate(train.power)[subset]],
     )
+    real_power = np.concatenate(real.power)
     for source in EVALUATED_SETS:
         mious = report[source]["miou"], report["real"]["miou"]
         report[source] |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
         report[source] |= distances(sets[source], real)
+        power = np.concatenate(sets[source].power)
+        paired = len(power) == len(real_power)
+        report[source] |= spectrum(power, real_power, class_names, same_masks=paired)
         # Memorised train images would be nearer to the train split than real images are.
         to_train, real_to_train = (
             nearest(image_set.all_features("judge"), train.all_features("judge"))
@@ -113,6 +148,7 @@ def evaluate(
         report[source]["judge_nearest_train_of_real_95"] = ratio_95
     report["generated"] |= diversity(sets, samples)
     report["floor"] = {"n": len(subset)} | distances(lower_bound, real)
+    report["floor"] |= spectrum(lower_bound.power[0], real_power, class_names, same_masks=False)
     return report
 
 

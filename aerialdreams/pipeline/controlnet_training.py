@@ -205,10 +205,13 @@ def prepare_model(training: Training, decoder: bool) -> tuple[Any, Any]:
 def batches_of_rank(training: Training) -> ControlNetBatches:
     """This rank's share of the batches."""
     stage, base = training.params.train_controlnet, training.base
+    size = training.params.image_size
+    channels, height, width = base.latent_shape(size)
+    crop = stage.crop * height // size
     return ControlNetBatches(
         training.source,
-        Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment),
-        base.latent_shape(training.params.image_size),
+        Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment, crop),
+        (channels, height, width),
         base.num_train_timesteps,
         training.distributed.rank,
         training.distributed.world_size,

@@ -1,12 +1,14 @@
 """HTML pages from the templates in `templates/`: self-contained, escaped by default."""
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -47,6 +49,17 @@ def render(template: str, **values: Any) -> str:
         jinja2.UndefinedError: the template uses a variable that `values` lacks.
     """
     return ENVIRONMENT.get_template(template).render(values)
+
+
+def page_script(name: str) -> dict[str, Any]:
+    """Values of a template for its one script, which the page's policy then allows by its hash.
+
+    Args:
+        name: a file name in `templates/`, such as "samples.js".
+    """
+    source = ENVIRONMENT.loader.get_source(ENVIRONMENT, name)[0] if ENVIRONMENT.loader else ""
+    digest = hashlib.sha256(source.encode()).digest()
+    return {"script": Markup(source), "script_hash": base64.b64encode(digest).decode()}
 
 
 def data_url(image: NDArray[np.uint8] | bytes) -> str:

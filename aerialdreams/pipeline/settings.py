@@ -13,6 +13,7 @@ from aerialdreams.util.files import atomic_file
 
 PARAMS = Path("params.yaml")
 SETTINGS = Path("settings")
+DEFAULTS = SETTINGS / "default.yaml"  # the params of the default run
 
 
 def available_settings() -> list[str]:

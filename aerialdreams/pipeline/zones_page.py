@@ -1,37 +1,16 @@
 """A page of the zones: their positions, the commune of each patch, an example caption."""
 
-import math
 from dataclasses import dataclass
 
 import pandas as pd
 
 from aerialdreams.pipeline.html import render
+from aerialdreams.pipeline.zone_map import zone_map
 
 CELL = 14  # pixels of a patch in its zone's grid
-MAP = 520  # pixels of the map's longer side
-METRES_PER_DEGREE = 111_320  # of latitude
-MARGIN = 10  # pixels around the map
 # For a zone's communes: colours that most colour-blind readers can tell apart (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442")
 UNKNOWN = "#cccccc"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A zone on the map, in pixels from the north-west corner."""
-
-    name: str
-    x: str
-    y: str
-
-
-@dataclass(frozen=True)
-class Map:
-    """All zones on the plane of the dataset's CRS, north up."""
-
-    width: int
-    height: int
-    points: list[Point]
 
 
 @dataclass(frozen=True)
@@ -84,38 +63,9 @@ def zones_page(
     return render(
         "zones.html",
         title=f"{len(joined)} patches in {len(groups)} zones",
-        map=_map([(name, rows) for name, rows in groups if rows["longitude"].notna().all()]),
+        map=zone_map(dict(groups)),
         zones=[_zone(name, rows, patch_size) for name, rows in groups],
         credit=credit,
-    )
-
-
-def _map(groups: list[tuple[str, pd.DataFrame]]) -> Map | None:
-    """The zones of known place; None if there are none."""
-    if not groups:
-        return None
-    # Zones in one CRS are drawn in its plane, others in a plate carrée of their latitude.
-    if len({crs for _, rows in groups for crs in rows["crs"]}) == 1:
-        x = [rows["origin_x"].mean() for _, rows in groups]
-        y = [rows["origin_y"].mean() for _, rows in groups]
-    else:
-        y = [METRES_PER_DEGREE * rows["latitude"].mean() for _, rows in groups]
-        shrink = math.cos(math.radians(sum(y) / len(y) / METRES_PER_DEGREE))
-        x = [METRES_PER_DEGREE * shrink * rows["longitude"].mean() for _, rows in groups]
-    west, east, south, north = min(x), max(x), min(y), max(y)
-    scale = (MAP - 2 * MARGIN) / max(east - west, north - south, 1)
-    points = [
-        Point(
-            name,
-            f"{MARGIN + (easting - west) * scale:.1f}",
-            f"{MARGIN + (north - northing) * scale:.1f}",
-        )
-        for (name, _), easting, northing in zip(groups, x, y, strict=True)
-    ]
-    return Map(
-        width=round(2 * MARGIN + (east - west) * scale),
-        height=round(2 * MARGIN + (north - south) * scale),
-        points=points,
     )
 
 

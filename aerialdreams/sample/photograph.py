@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from aerialdreams.data.flair import PIXEL_SIZE
-from aerialdreams.sample import land
-from aerialdreams.sample.land import CELL, Land
+from aerialdreams.sample import canvas
+from aerialdreams.sample.canvas import CELL, Feature
+from aerialdreams.sample.land import Land
 
 Plane = NDArray[np.float32]  # (height, width)
 
@@ -46,32 +47,32 @@ class Appearance:
 
 
 APPEARANCES = {
-    land.BUILDING: Appearance((186, 104, 78), (170, 92, 70), (118, 118, 128), infrared=110),
-    land.PERVIOUS: Appearance((196, 184, 162), infrared=125, grain=(0.06, 0.03, 0.02)),
-    land.IMPERVIOUS: Appearance((134, 134, 138), infrared=90, grain=(0.03, 0.01, 0.02)),
-    land.BARE_SOIL: Appearance((203, 158, 108), infrared=130, grain=(0.06, 0.06, 0.06)),
-    land.WATER: Appearance((42, 74, 92), infrared=20, grain=(0.02, 0.03, 0.06)),
-    land.CONIFEROUS: Appearance((42, 66, 52), infrared=150, crowns=(5.6, 0.75)),
-    land.DECIDUOUS: Appearance((78, 112, 54), (88, 118, 56), infrared=205, crowns=(9.0, 0.6)),
-    land.BRUSHWOOD: Appearance(
+    canvas.BUILDING: Appearance((186, 104, 78), (170, 92, 70), (118, 118, 128), infrared=110),
+    canvas.PERVIOUS: Appearance((196, 184, 162), infrared=125, grain=(0.06, 0.03, 0.02)),
+    canvas.IMPERVIOUS: Appearance((134, 134, 138), infrared=90, grain=(0.03, 0.01, 0.02)),
+    canvas.BARE_SOIL: Appearance((203, 158, 108), infrared=130, grain=(0.06, 0.06, 0.06)),
+    canvas.WATER: Appearance((42, 74, 92), infrared=20, grain=(0.02, 0.03, 0.06)),
+    canvas.CONIFEROUS: Appearance((42, 66, 52), infrared=150, crowns=(5.6, 0.75)),
+    canvas.DECIDUOUS: Appearance((78, 112, 54), (88, 118, 56), infrared=205, crowns=(9.0, 0.6)),
+    canvas.BRUSHWOOD: Appearance(
         (122, 124, 70), infrared=165, grain=(0.08, 0.08, 0.05), crowns=(3.6, 0.4)
     ),
-    land.VINEYARD: Appearance((128, 116, 82), infrared=150, rows=(4.4, 0.38)),
-    land.HERBACEOUS: Appearance(
+    canvas.VINEYARD: Appearance((128, 116, 82), infrared=150, rows=(4.4, 0.42)),
+    canvas.HERBACEOUS: Appearance(
         (122, 156, 78), (136, 162, 84), infrared=185, grain=(0.03, 0.05, 0.06)
     ),
-    land.AGRICULTURAL: Appearance(
-        (208, 192, 112), (190, 184, 98), infrared=170, grain=(0.02, 0.02, 0.05), rows=(8.0, 0.06)
+    canvas.AGRICULTURAL: Appearance(
+        (208, 192, 112), (190, 184, 98), infrared=170, grain=(0.02, 0.02, 0.05), rows=(8.0, 0.11)
     ),
-    land.PLOWED: Appearance(
-        (134, 100, 74), (146, 112, 84), infrared=95, grain=(0.05, 0.03, 0.06), rows=(5.0, 0.14)
+    canvas.PLOWED: Appearance(
+        (134, 100, 74), (146, 112, 84), infrared=95, grain=(0.05, 0.03, 0.06), rows=(5.6, 0.2)
     ),
-    land.POOL: Appearance((76, 190, 208), infrared=40, grain=(0.02, 0.02, 0.0)),
-    land.SNOW: Appearance((240, 243, 248), infrared=210, grain=(0.01, 0.02, 0.02)),
-    land.CLEAR_CUT: Appearance((150, 128, 110), infrared=120, grain=(0.16, 0.1, 0.06)),
-    land.MIXED: Appearance((60, 90, 54), (66, 94, 62), infrared=180, crowns=(7.2, 0.95)),
-    land.LIGNEOUS: Appearance((150, 160, 96), infrared=170, rows=(7.6, 0.45), crowns=(5.2, 0.35)),
-    land.GREENHOUSE: Appearance((214, 222, 230), infrared=140, rows=(4.4, 0.1)),
+    canvas.POOL: Appearance((76, 190, 208), infrared=40, grain=(0.02, 0.02, 0.0)),
+    canvas.SNOW: Appearance((240, 243, 248), infrared=210, grain=(0.01, 0.02, 0.02)),
+    canvas.CLEAR_CUT: Appearance((150, 128, 110), infrared=120, grain=(0.16, 0.1, 0.06)),
+    canvas.MIXED: Appearance((60, 90, 54), (66, 94, 62), infrared=180, crowns=(7.2, 0.95)),
+    canvas.LIGNEOUS: Appearance((150, 160, 96), infrared=170, rows=(7.6, 0.45), crowns=(5.2, 0.35)),
+    canvas.GREENHOUSE: Appearance((214, 222, 230), infrared=140, rows=(4.4, 0.18)),
 }
 
 
@@ -111,10 +112,7 @@ def photograph(layout: Land, seed: list[int]) -> NDArray[np.uint8]:
     bands = []
     for band in range(3):
         base = by_feature(
-            [
-                _colour(feature.tint, look)[band]
-                for feature, look in zip(features, looks, strict=True)
-            ]
+            [_colour(feature, look)[band] for feature, look in zip(features, looks, strict=True)]
         )
         # Only the sky, which is blue, lights the shadows.
         bands.append(base * light * (1 - shade * (0.55, 0.5, 0.42)[band]))
@@ -126,9 +124,11 @@ def photograph(layout: Land, seed: list[int]) -> NDArray[np.uint8]:
     )
 
 
-def _colour(tint: float, look: Appearance) -> NDArray[np.float64]:
-    """One of a class's colours, slightly lighter or darker and warmer or colder, by the tint."""
-    position = tint * len(look.colours)
+def _colour(feature: Feature, look: Appearance) -> NDArray[np.float64]:
+    """A feature's own colour, or one of its class's, lighter or darker and warmer or colder."""
+    if feature.colour:
+        return np.array(feature.colour, np.float64)
+    position = feature.tint * len(look.colours)
     shift = position % 1 - 0.5
     colour = np.array(look.colours[int(position)], np.float64)
     return colour * (1 + 0.12 * shift) * (1 + shift * np.array([0.05, 0.0, -0.05]))

@@ -46,6 +46,21 @@ def drop_captions(captions: list[int], share: float, seed: int, step: int) -> li
     return [-1 if draw < share else caption for caption, draw in zip(captions, draws, strict=True)]
 
 
+def draw_crops(seed: int, step: int, count: int, size: int, crop: int) -> list[tuple[int, int]]:
+    """Top and left of a crop of each sample of one step.
+
+    Args:
+        seed: the training's.
+        step: the step's number.
+        count: samples of a step, over all ranks.
+        size: height and width of the latents.
+        crop: height and width of the crops, at most `size`.
+    """
+    generator = seeded_generator(seed, "crops", step)
+    corners = torch.randint(size - crop + 1, (count, 2), generator=generator).tolist()
+    return [(top, left) for top, left in corners]
+
+
 def draw_vae_noise(seed: int, step: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
     """Noise to sample latents from the VAE's posterior, mean + std * noise.
 

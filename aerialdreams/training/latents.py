@@ -21,7 +21,13 @@ from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import tokenize
 from aerialdreams.paths import EMPTY_CAPTION, LATENTS
-from aerialdreams.training.batches import batch_indices, draw_noise, draw_vae_noise, drop_captions
+from aerialdreams.training.batches import (
+    batch_indices,
+    draw_crops,
+    draw_noise,
+    draw_vae_noise,
+    drop_captions,
+)
 from aerialdreams.util.seeding import seeded_generator
 
 
@@ -132,12 +138,14 @@ class Draws:
         batch_size: samples of a step, over all ranks.
         caption_dropout: share of samples trained with the empty caption.
         augment: whether samples are rotated and mirrored.
+        crop: height and width of random crops of the latents; 0 for whole images.
     """
 
     seed: int
     batch_size: int
     caption_dropout: float
     augment: bool
+    crop: int = 0
 
 
 class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
@@ -151,7 +159,7 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
     Args:
         source: the train split.
         draws: what decides the samples.
-        latent_shape: (channels, h, w).
+        latent_shape: of whole images, (channels, h, w).
         num_timesteps: of the noise schedule.
         rank: this process's.
         world_size: number of processes.
@@ -172,14 +180,51 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
         self.first = rank * self.share
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        seed, shape = self.draws.seed, (self.share, *self.latent_shape)
-        samples = draw_samples(self.source, self.draws, step)[self.first : self.first + self.share]
+        seed, crop, own = (
+            self.draws.seed,
+            self.draws.crop,
+            slice(self.first, self.first + self.share),
+        )
+        channels, size, _ = self.latent_shape
+        samples = draw_samples(self.source, self.draws, step)[own]
+        rows = self.source.rows(samples)
+        if crop:
+            corners = draw_crops(seed, step, self.draws.batch_size, size, crop)[own]
+            rows = crop_rows(rows, corners, crop)
+        shape = (self.share, channels, crop or size, crop or size)
         noise, timesteps = draw_noise(seed, step, shape, self.num_timesteps, self.first)
-        return self.source.rows(samples) | {
+        return rows | {
             "vae_noise": draw_vae_noise(seed, step, shape, self.first),
             "noise": noise,
             "timesteps": timesteps,
         }
+
+
+def crop_rows(
+    rows: dict[str, Tensor], corners: list[tuple[int, int]], crop: int
+) -> dict[str, Tensor]:
+    """Crop latents and masks of some samples alike.
+
+    Args:
+        rows: see `LatentSource`.
+        corners: top and left of each sample's crop, in positions of the latents.
+        crop: height and width of the crops, likewise.
+    """
+    scale = rows["mask"].shape[-1] // rows["mean"].shape[-1]  # pixels of a position
+
+    def cropped(tensor: Tensor, scale: int) -> Tensor:
+        side = crop * scale
+        windows = [
+            sample[..., top * scale : top * scale + side, left * scale : left * scale + side]
+            for sample, (top, left) in zip(tensor, corners, strict=True)
+        ]
+        return torch.stack(windows)
+
+    return rows | {
+        "mean": cropped(rows["mean"], 1),
+        "std": cropped(rows["std"], 1),
+        "mask": cropped(rows["mask"], scale),
+    }
 
 
 def draw_samples(source: TrainingSource, draws: Draws, step: int) -> list[Sample]:

@@ -12,7 +12,7 @@ from transformers import CLIPTextModel
 
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.tensors import images_to_tensor
-from aerialdreams.training.batches import batch_indices, draw_noise, drop_captions
+from aerialdreams.training.batches import batch_indices, draw_crops, draw_noise, drop_captions
 from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve
 from aerialdreams.training.losses import diffusion_loss, prediction_target
@@ -34,6 +34,7 @@ class UNetSettings:
     steps: int
     batch_size: int
     learning_rate: float
+    crop: int = 0  # of the latents; 0 for whole images
 
 
 @torch.no_grad()
@@ -97,6 +98,13 @@ def train_unet(
         for step in progress(range(start, steps), "UNet", "steps", steps, start):
             rows = batch_indices(seed, step, settings.batch_size, len(latents))
             clean = latents[rows]
+            if crop := settings.crop:
+                corners = draw_crops(seed, step, len(rows), clean.shape[-1], crop)
+                windows = [
+                    sample[:, top : top + crop, left : left + crop]
+                    for sample, (top, left) in zip(clean, corners, strict=True)
+                ]
+                clean = torch.stack(windows)
             noise, timesteps = draw_noise(seed, step, tuple(clean.shape), num_timesteps)
             target = prediction_target(scheduler, clean, noise, timesteps).to(device)
             noisy = scheduler.add_noise(clean, noise, timesteps).to(device)

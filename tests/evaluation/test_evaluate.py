@@ -80,7 +80,10 @@ def test_too_few_images_for_a_distance() -> None:
 def test_diversity_needs_two_samples_of_two_masks() -> None:
     def sets(masks: int) -> dict[str, ImageSet]:
         features = {"judge": [np.eye(8)[:masks]]}
-        return {name: ImageSet([], features, [0.1] * masks) for name in ("sample-1", "sample-2")}
+        return {
+            name: ImageSet(features=features, differences=[0.1] * masks)
+            for name in ("sample-1", "sample-2")
+        }
 
     assert diversity(sets(3), 1)["sample_difference"] == ONE_SAMPLE
     assert diversity(sets(1), 2)["judge_sample_spread"] == ONE_SAMPLE

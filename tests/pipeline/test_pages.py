@@ -4,7 +4,9 @@ import base64
 import html
 import io
 import json
+import re
 import subprocess
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,15 +15,19 @@ import pandas as pd
 import pytest
 from jinja2 import UndefinedError
 from PIL import Image
+from playwright.sync_api import expect, sync_playwright
 
 from aerialdreams.data.images import write_image
 from aerialdreams.data.index import read_index
-from aerialdreams.params import Params
+from aerialdreams.params import Params, load_params, read_yaml
 from aerialdreams.paths import (
     AGREEMENT,
+    BASE,
+    CONFUSION,
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
     EVALUATION,
+    FREQUENCIES,
     GENERATED,
     REPORT,
     UTILITY,
@@ -37,6 +43,8 @@ from aerialdreams.pipeline.comparison import (
 from aerialdreams.pipeline.comparison_page import comparison_page
 from aerialdreams.pipeline.experiments import Experiment
 from aerialdreams.pipeline.html import data_url, render
+from aerialdreams.pipeline.report_page import changed_params
+from aerialdreams.pipeline.settings import DEFAULTS
 from aerialdreams.pipeline.zones_page import zones_page
 from aerialdreams.util.files import write_json
 from aerialdreams.util.tables import write_table
@@ -49,7 +57,7 @@ from stages import (
     report,
     tiff_to_png,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, changed
 from tests.evaluation.test_results import CHROMIUM, browser
 
 SCRIPT = "<script>alert(1)</script>"
@@ -116,9 +124,11 @@ def evaluated(indexed: Params) -> Params:
             agreement.append(patch | {"source": "generated", "pixel_accuracy": 0.5})
     write_table(AGREEMENT, agreement, evaluate_FID.AGREEMENT_SCHEMA)
     write_json(GENERATED / "manifest.json", {"controlnet_md5": "0123"})
-    for path in (EVALUATION, UTILITY):
+    for path in (EVALUATION, CONFUSION, UTILITY, FREQUENCIES, DEFAULTS):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((ROOT / path).read_bytes())
+    BASE.mkdir(parents=True)
+    write_json(BASE / "source.json", {"source": "tiny"})
     for path in (CONTROLNET_LOSSES, CONTROLNET_VALIDATION_LOSSES):
         path.write_text("step,loss\n10,0.8\n20,0.4\n")
     return indexed
@@ -128,7 +138,7 @@ def evaluated(indexed: Params) -> Params:
 def report_page(evaluated: Params, monkeypatch: pytest.MonkeyPatch) -> str:
     """The report stage's page."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert report.main(evaluated).startswith("6 figures")
+    assert report.main(evaluated).startswith("2 figures")
     return REPORT.read_text(encoding="utf-8")
 
 
@@ -152,7 +162,7 @@ class Links(HTMLParser):
 def test_markup_in_a_caption_is_escaped(name: str, request: pytest.FixtureRequest) -> None:
     page = request.getfixturevalue(name)
     assert ESCAPED in page
-    assert "<script" not in page
+    assert page.count("<script") == (name == "report_page")  # its own, see the next test
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -161,8 +171,14 @@ def test_a_page_is_self_contained(name: str, request: pytest.FixtureRequest) -> 
     reader = Links()
     reader.feed(page)
     assert {"h1", "style"} <= reader.tags
-    assert not {"link", "script", "iframe"} & reader.tags
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in reader.links)
+    assert not {"link", "iframe"} & reader.tags
+    inline = ("data:image/png;base64,", "data:image/jpeg;base64,", "#")
+    assert all(link.startswith(inline) for link in reader.links)
+    # The only script is the page's own: the policy names its hash.
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = [base64.b64encode(sha256(text.encode()).digest()).decode() for text in scripts]
+    assert re.findall(r"script-src 'sha256-([^']*)'", page) == hashes
+    assert bool(scripts) == (name == "report_page")
     assert ("img" in reader.tags) == (name != "zones")
     assert "url(" not in page and "@import" not in page
 
@@ -198,8 +214,14 @@ def test_the_report_has_the_same_bytes_again(report_page: str, evaluated: Params
 
 def test_the_report_shows_what_it_read(report_page: str) -> None:
     numbers = json.loads(EVALUATION.read_text())["validation"]
-    assert f"<b>{numbers['generated']['miou']:.3f}</b>" in report_page
-    assert "pixel accuracy 50%" in report_page
+    ratio = numbers["generated"]["miou_of_real"]
+    assert f"follow their masks {100 * ratio:.0f} % as well as real photographs" in report_page
+    assert "an invented sample in the format of FLAIR #1" in report_page
+    assert "<figcaption><b>50 %</b>" in report_page
+    confusion = json.loads(CONFUSION.read_text())["validation"]["generated"]
+    water = [int(value) for value in confusion[4]]
+    share = f'title="water as water">{100 * water[4] / sum(water):.0f}</td>'
+    assert share in report_page
     assert "Training loss: 0.4000 after 20 steps" in report_page
     assert 'points="240.0,0.0 480.0,100.0"' in report_page
 
@@ -216,3 +238,62 @@ def test_an_image_as_a_data_url() -> None:
     png = base64.b64decode(text)
     assert np.array_equal(np.array(Image.open(io.BytesIO(png))), rgb)
     assert data_url(png) == data_url(rgb)
+
+
+def test_changed_params_are_listed(evaluated: Params) -> None:
+    defaults = load_params(ROOT / DEFAULTS)
+    assert changed_params(defaults, defaults) == []
+    other = changed(evaluated, train_controlnet={"steps": 7}, tracking={"images": 1})
+    report.main(other)
+    page = REPORT.read_text(encoding="utf-8")
+    section = page.partition("differ from the defaults")[2].partition("<details>")[0]
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', section)
+    assert ("train_controlnet.steps", "7", str(defaults.train_controlnet.steps)) in rows
+    assert not any(name.startswith("tracking") for name, _, _ in rows)  # it changes no output
+
+
+def test_the_default_settings_are_the_params() -> None:
+    assert read_yaml(ROOT / DEFAULTS) == read_yaml(ROOT / "params.yaml")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH")
+def test_samples_are_compared_filtered_and_printed(report_page: str, tmp_path: Path) -> None:
+    """A visitor moves a divider, filters by split and class, and prints the page."""
+    validation, test = _figures(report_page)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text))
+        page.goto((Path.cwd() / REPORT).as_uri())
+        figures = page.locator("figure.sample")
+        expect(figures).to_have_count(2)
+        expect(page.locator("output")).to_have_text("2 of 2 patches")
+        first = figures.first
+        expect(first.locator("img.mask")).to_be_visible()
+        expect(first.locator("img.real")).to_be_hidden()
+        first.locator("input").fill("20")
+        expect(first.locator("img.mask")).to_have_css("clip-path", re.compile(r"80%"))
+        page.get_by_label("Compare").select_option(label="real and generated")
+        expect(first.locator("img.real")).to_be_visible()
+        expect(first.locator("img.mask")).to_be_hidden()
+        page.get_by_label("Split").select_option("test")
+        expect(figures).to_have_count(1)
+        expect(figures).to_have_attribute("data-id", test)
+        page.get_by_label("Split").select_option("validation")
+        expect(figures).to_have_attribute("data-id", validation)
+        page.get_by_label("Agreement").select_option(label="below 50 %")
+        expect(figures).to_have_count(0)
+        page.emulate_media(media="print")
+        page.reload()
+        for name in ("mask", "real", "generated"):
+            expect(figures.first.locator(f"img.{name}")).to_be_visible()
+        expect(page.locator("#tools")).to_be_hidden()
+        chromium.close()
+    assert not errors
+
+
+def _figures(page: str) -> list[str]:
+    """The patch ids of a page's samples."""
+    return re.findall(r'data-split="\w+" data-id="(\w+)"', page)

@@ -65,6 +65,7 @@ def test_flair_sd21_gpu_runs_on_stand_ins(
                 "masks": 1,
                 "extra_masks": 1,
             },
+            "evaluate_fid": {"inception_weights": ""},  # a download
             "evaluate_utility": {"steps": 2, "seeds": 2},
         },
     )
