@@ -40,6 +40,7 @@ from aerialdreams.pipeline.report_page import (
     provenance,
     read_curve,
     split_section,
+    utility_by_class,
     utility_rows,
 )
 from aerialdreams.pipeline.report_samples import BUDGET, samples
@@ -68,6 +69,7 @@ def main(params: Params) -> str:
             split, agreement, params.classes, params.image_size, BUDGET // len(names)
         )
     ]
+    classes = legend(params)
     page = render(
         "report.html",
         title=headline(evaluation[names[0]]),
@@ -75,13 +77,14 @@ def main(params: Params) -> str:
         evaluated={name: evaluation[name]["generated"]["n"] for name in names},
         cards=cards({name: evaluation[name] for name in names}, utility),
         samples=figures,
-        classes=legend(params),
+        classes=classes,
         octaves=OCTAVES,
         splits=[
             split_section(name, evaluation[name], confusion[name]["generated"], params.classes)
             for name in names
         ],
         utility=utility_rows(utility),
+        utility_by_class=utility_by_class(utility, {name: share for name, _, share in classes}),
         curves=[read_curve(title, path) for title, path in CURVES.items()],
         map=map_of_zones(),
         changed=changed_params(params, load_params(DEFAULTS)),

@@ -17,6 +17,8 @@ METRICS = (
     "miou_of_real",
     "pixel_accuracy",
     "class_share_error",
+    "boundary_miou",
+    "spectrum_error",
     "judge_frechet_distance",
     "judge_kernel_distance",
     "judge_sample_spread",

@@ -222,6 +222,21 @@ def utility_rows(utility: dict[str, Any]) -> list[UtilityRow]:
     ]
 
 
+def utility_by_class(
+    utility: dict[str, Any], shares: dict[str, str]
+) -> list[tuple[str, str, list[str]]]:
+    """Name, share of the train split, and IoU of each class by training set.
+
+    Args:
+        utility: metrics/utility.json.
+        shares: of the train split's pixels by class, as text.
+    """
+    return [
+        (name, shares[name], [f"{numbers['iou'][name]:.2f}" for numbers in utility.values()])
+        for name in utility["real"]["iou"]
+    ]
+
+
 def read_curve(title: str, path: Path) -> Curve:
     """A loss curve from a CSV file.
 

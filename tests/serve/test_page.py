@@ -119,6 +119,30 @@ def test_a_planner_draws_a_road(page: Page, server: str, tmp_path: Path) -> None
     assert np.array_equal(latest(page, server), second)
 
 
+def test_two_tabs_do_not_disturb_each_other(page: Page, server: str, tmp_path: Path) -> None:
+    """Each tab has its own mask and results, though both generate at the same time."""
+    other = page.context.new_page()
+    other.goto(server)
+    other.wait_for_selector("body[data-ready]")
+    for tab, index in ((page, 1), (other, 2)):
+        tab.select_option("#patches", index=index)
+        expect(tab.locator("#prompt")).not_to_have_value("")
+    for tab in (page, other):
+        tab.click("#generate")
+    masks = []
+    for tab in (page, other):
+        expect(tab.locator("#history li")).to_have_count(1, timeout=60_000)
+        recipe = json.loads(download(tab, "Recipe", tmp_path).read_text())
+        masks.append(recipe["mask"])
+    assert masks[0] != masks[1]
+    assert not np.array_equal(latest(page, server), latest(other, server))
+    patches = requests.get(f"{server}/api/patches", timeout=10).json()
+    for mask, patch in zip(masks, patches[:2], strict=True):
+        chosen = {key: patch[key] for key in ("split", "row")}
+        ground = requests.post(f"{server}/api/grounds/patch", json=chosen, timeout=10).json()
+        assert ground["mask"] == mask
+
+
 def mask_of(page: Page, tmp_path: Path) -> NDArray[np.uint8]:
     """What is drawn, by a recipe that is made of it."""
     generate(page, page.locator("#history li").count() + 1)
