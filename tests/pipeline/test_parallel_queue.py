@@ -1,0 +1,98 @@
+"""Two queued experiments at a time, MLflow on PostgreSQL, a kill: as if run one by one."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.projects import clone_with_cache, environment
+from tests.servers import postgres
+
+pytestmark = pytest.mark.servers
+SEEDS = range(4, 8)
+METRICS = "metrics/evaluation.json"
+
+
+def dvc(project: Path, store: str, *words: str) -> str:
+    """`dvc` with MLflow's store; what it printed."""
+    env = environment() | ({"MLFLOW_TRACKING_URI": store} if store else {})
+    ended = subprocess.run(["dvc", *words], cwd=project, env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def by_seed(project: Path) -> dict[int, dict[str, Any]]:
+    """The metrics of each experiment that ended well, by its seed."""
+    found = {}
+    for row in json.loads(dvc(project, "", "exp", "show", "--json")):
+        for experiment in row["experiments"] or []:
+            data = (experiment["revs"][0] or {}).get("data") or {}
+            if METRICS in (data.get("metrics") or {}):
+                params = data["params"]["params.yaml"]["data"]
+                seed = params["train_controlnet"]["seed"]
+                found[seed] = data["metrics"][METRICS]["data"]
+    return found
+
+
+def trainings(project: Path) -> list[psutil.Process]:
+    """The queue's processes that train a ControlNet."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "stages.train_controlnet" in (process.info["cmdline"] or []):
+            try:
+                if Path(process.cwd()).is_relative_to(project):
+                    found.append(process)
+            except psutil.Error:
+                continue
+    return found
+
+
+def wait_for_queue(project: Path, store: str) -> None:
+    """Wait until no experiment waits or runs."""
+    while any(word in dvc(project, store, "queue", "status") for word in ("Queued", "Running")):
+        time.sleep(2)
+
+
+def test_a_parallel_queue_ends_as_one_by_one(whole: Path, tmp_path: Path) -> None:
+    alone = clone_with_cache(whole, tmp_path / "alone")
+    for seed in SEEDS:
+        dvc(alone, "", "exp", "run", "-n", f"seed-{seed}", "-S", f"train_controlnet.seed={seed}")
+    expected = by_seed(alone)
+    assert sorted(expected) == [*SEEDS]
+    together = clone_with_cache(whole, tmp_path / "together")
+    with postgres(tmp_path / "postgres") as store:
+        grid = f"train_controlnet.seed=range({SEEDS.start},{SEEDS.stop})"
+        dvc(together, store, "exp", "run", "--queue", "--allow-missing", "-S", grid)
+        dvc(together, store, "queue", "start", "--jobs", "2")
+        while len(running := trainings(together)) < 2:
+            time.sleep(0.2)
+        os.kill(running[0].pid, signal.SIGKILL)
+        wait_for_queue(together, store)
+        lost = [seed for seed in SEEDS if seed not in by_seed(together)]
+        assert len(lost) == 1  # the killed one alone
+        words = ("exp", "run", "--queue", "--allow-missing", "-S")
+        dvc(together, store, *words, f"train_controlnet.seed={lost[0]}")
+        dvc(together, store, "queue", "start", "--jobs", "2")
+        wait_for_queue(together, store)
+        assert by_seed(together) == expected  # to the last digit
+        client = MlflowClient(store)
+        experiment = client.get_experiment_by_name("aerialdreams")
+        runs = client.search_runs(
+            [experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=100
+        )
+        finished = {
+            int(one.data.params["train_controlnet.seed"]): one.data.metrics
+            for one in runs
+            if "train_controlnet.seed" in one.data.params
+            and "validation.generated.miou" in one.data.metrics
+        }
+        for seed, metrics in expected.items():
+            miou = metrics["validation"]["generated"]["miou"]
+            assert finished[seed]["validation.generated.miou"] == miou
