@@ -1,11 +1,13 @@
 """A page of compared experiments: verdicts, tables, images of the same masks and noise."""
 
+import statistics
 from dataclasses import dataclass
 
 from aerialdreams.paths import GENERATED
-from aerialdreams.pipeline.comparison import Comparison
+from aerialdreams.pipeline.comparison import Comparison, Group
 from aerialdreams.pipeline.experiments import SPLIT, Experiment
 from aerialdreams.pipeline.html import Figure, data_url, render
+from aerialdreams.pipeline.report_page import Card
 
 PATCHES = 4  # in each gallery
 
@@ -52,6 +54,7 @@ def comparison_page(comparison: Comparison) -> str:
         "comparison.html",
         title="Comparison of " + ", ".join(group.name for group in groups),
         verdicts=comparison.verdicts,
+        cards=[_card(group) for group in groups],
         tables=comparison.tables,
         galleries=[
             Gallery(title, [_patch(str(i), gain, experiments) for i, gain in ranking.items()])
@@ -60,6 +63,17 @@ def comparison_page(comparison: Comparison) -> str:
         split=SPLIT,
         sheets=[_sheet(experiment) for experiment in experiments],
     )
+
+
+def _card(group: Group) -> Card:
+    """A group's mean IoU relative to real images."""
+    values = [one.evaluation[SPLIT]["generated"]["miou_of_real"] for one in group.experiments]
+    if not all(isinstance(value, float) for value in values):
+        return Card("", group.name, str(values[0]))
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    count = f", {len(values)} seeds" if len(values) > 1 else ""
+    value = f"{100 * statistics.mean(values):.1f}{spread} %"
+    return Card(value, group.name, f"of real mIoU, {SPLIT}{count}")
 
 
 def _patch(patch_id: str, gain: float, experiments: list[Experiment]) -> PatchFigures:
