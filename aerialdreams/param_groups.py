@@ -190,7 +190,7 @@ class Autoencoder(Group):
     channels: int = Field(ge=1)
     whitening: float = Field(ge=0, le=1)
     latent_std: float = Field(gt=0)
-    refinement_channels: int = Field(ge=0)
+    refinement_channels: int = Field(ge=0, multiple_of=3)
     refinement_steps: int = Field(ge=0)
     refinement_noise: float = Field(ge=0)
 

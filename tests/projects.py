@@ -29,7 +29,7 @@ SMALL = {
     },
     "base_model": {
         "tiny": {
-            "autoencoder": {"refinement_channels": 8, "refinement_steps": 10},
+            "autoencoder": {"refinement_channels": 9, "refinement_steps": 10},
             "unet": {"steps": 30, "channels": [16, 24, 32], "crop": 48},
         },
     },
