@@ -91,6 +91,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_cities(place / "data/external")
     shutil.copy(ROOT / "params.yaml", place)
     (place / "settings").mkdir()
+    shutil.copy(ROOT / "settings/default.yaml", place / "settings")
     (place / "settings/mine.yaml").write_text(yaml.safe_dump(SETTING))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

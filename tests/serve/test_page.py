@@ -121,7 +121,8 @@ def test_a_planner_draws_a_road(page: Page, server: str, tmp_path: Path) -> None
 
 def test_two_tabs_do_not_disturb_each_other(page: Page, server: str, tmp_path: Path) -> None:
     """Each tab has its own mask and results, though both generate at the same time."""
-    other = page.context.new_page()
+    assert page.context.browser
+    other = page.context.browser.new_page()
     other.goto(server)
     other.wait_for_selector("body[data-ready]")
     for tab, index in ((page, 1), (other, 2)):

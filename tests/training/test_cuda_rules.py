@@ -71,6 +71,7 @@ def small(params: Params) -> Params:
     """The project's params with images of 32 pixels."""
     values = params.model_dump()
     values["image_size"] = 32
+    values["base_model"]["tiny"]["unet"]["crop"] = values["train_controlnet"]["crop"] = 0
     return Params.model_validate(values)
 
 

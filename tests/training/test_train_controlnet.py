@@ -46,12 +46,15 @@ SMALL: dict[str, Any] = {
     "image_size": 32,
     "compute": {"threads": 1},
     "runtime": {"checkpoint_every": 4},
-    "base_model": {"tiny": {"autoencoder": {"channels": 8}, "unet": {"channels": [16, 24]}}},
+    "base_model": {
+        "tiny": {"autoencoder": {"channels": 8}, "unet": {"channels": [16, 24], "crop": 16}}
+    },
     "tracking": {"log_every": 1, "images_every": 12, "images": 2},
     "encode_latents": {"all_orientations": True, "validation_patches": 3},
     "train_controlnet": {
         "embedding_channels": [8, 16, 16],
         "steps": 24,
+        "crop": 0,
         "batch_size": 4,
         "unlock_decoder_steps": 0,
         "warmup_steps": 4,
