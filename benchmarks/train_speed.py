@@ -171,6 +171,7 @@ def run_peer(params: Params, peer: Path, steps: int, save_every: int = 0) -> Non
     """
     import accelerate  # noqa: F401  (these detect torchvision, and must not find the replacement)
     import datasets  # noqa: F401
+    import diffusers
     import torch
     import transformers  # noqa: F401
     from diffusers import StableDiffusionControlNetPipeline, UNet2DConditionModel  # noqa: F401
@@ -178,7 +179,12 @@ def run_peer(params: Params, peer: Path, steps: int, save_every: int = 0) -> Non
 
     from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import new_controlnet
+    from aerialdreams.models.stable_diffusion import load_vae
 
+    # The script loads the VAE as an AutoencoderKL; the tiny base has a LinearAutoencoder.
+    diffusers.AutoencoderKL = types.SimpleNamespace(
+        from_pretrained=lambda *args, **kwargs: load_vae()
+    )
     if "torchvision" not in sys.modules:
         sys.modules["torchvision"] = pillow_transforms()
     stage = params.train_controlnet
