@@ -39,7 +39,13 @@ def join_group(client: "MlflowClient", experiment_id: str, run_id: str, recipe: 
         tags = {RECIPE_TAG: recipe, GROUP_TAG: "seeds"}
         created = client.create_run(experiment_id, run_name=f"recipe {recipe}", tags=tags)
         client.set_terminated(created.info.run_id)
-        parents = [created.info.run_id]
+        # Another training of the queue may have done the same since: the first one holds.
+        query = f"{query} and tags.{GROUP_TAG} = 'seeds'"
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        found = client.search_runs([experiment_id], query, order_by=order)
+        parents = [run.info.run_id for run in found] or [created.info.run_id]
+        if parents[0] != created.info.run_id:
+            client.delete_run(created.info.run_id)
     children = [run.info.run_id for run in runs if GROUP_TAG not in run.data.tags]
     for child in [*children, run_id]:
         client.set_tag(child, PARENT_TAG, parents[0])
