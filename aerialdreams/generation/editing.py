@@ -25,7 +25,7 @@ def repaint_weights(changed: NDArray[np.bool_], margin: float) -> NDArray[np.flo
     if not changed.any():
         return np.zeros(changed.shape, np.float32)
     distance = ndimage.distance_transform_edt(~changed)
-    linear = np.clip(1 - distance / (margin + 1), 0, 1)
+    linear = np.where(distance <= margin, 1 - distance / (margin + 1), 0)
     return (linear**2 * (3 - 2 * linear)).astype(np.float32)
 
 

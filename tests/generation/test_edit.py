@@ -46,6 +46,10 @@ def test_weights_fall_off_within_the_margin() -> None:
     weights = repaint_weights(changed, 4)[0]
     assert weights[10] == 1 and (weights[[5, 15]] == 0).all() and (weights[[6, 14]] > 0).all()
     assert (np.diff(weights[5:11]) > 0).all() and np.array_equal(weights, weights[::-1])
+    plane = np.zeros((41, 41), bool)
+    plane[20, 20] = True
+    y, x = np.ogrid[-20:21, -20:21]
+    assert not repaint_weights(plane, 8)[np.hypot(y, x) > 8].any()  # also between 8 and 9 pixels
     assert np.array_equal(repaint_weights(changed, 0)[0], changed[0].astype(np.float32))
     assert not repaint_weights(np.zeros((3, 3), bool), 4).any()
 
