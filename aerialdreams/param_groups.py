@@ -31,8 +31,8 @@ def _regular_expression(pattern: str) -> str:
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression)]
 Precision = Literal["fp32", "fp16", "bf16"]
 SamplerName = Literal["ddim", "dpm++", "unipc"]
+CropSize = Annotated[int, Field(ge=0, multiple_of=16)]  # pixels
 # Channels of a network's levels, from the finest to the coarsest.
-CropSize = Annotated[int, Field(ge=0, multiple_of=16)]
 Channels = Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=2)]
 
 # Names that captions.place can list: columns of data/osm_metadata.parquet (nearest_place is place).

@@ -46,7 +46,7 @@ def main() -> None:
 
 def measure_page(server: str) -> dict[str, float]:
     """Seconds until the page can be used, and from a click to the first sign of work."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     loads, feedback = [], []
     with sync_playwright() as playwright:
@@ -59,6 +59,8 @@ def measure_page(server: str) -> dict[str, float]:
             page.goto(server)
             page.wait_for_selector("body[data-ready]")
             loads.append(time.perf_counter() - started)
+            page.select_option("#patches", index=1)
+            expect(page.locator("#prompt")).not_to_have_value("")
             # Measured in the page: the clicks of a driver take longer than a person's.
             feedback.append(
                 page.evaluate(

@@ -15,12 +15,7 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +23,9 @@ import numpy as np
 
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
-from benchmarks.train_speed import run_peer, versions
+from benchmarks.train_speed import LINKS, linked_project, run_part, run_peer, versions
 
-LINKS = ("data", "models/base", "models/segmenter", "metrics", "params.yaml")
+JUDGE = "models/segmenter"
 CHECKS = 6  # of the peer's ControlNet during its training
 PROBE_STEPS = 12
 
@@ -83,16 +78,16 @@ def report(ours: list[Any], peer: list[Any], arguments: argparse.Namespace) -> s
 
 def measure_peer(arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Train the peer for the given time and judge it on the way."""
-    with project() as root:
-        probed = run(root, "peer", arguments, [PROBE_STEPS])
+    with linked_project(Path.cwd(), (*LINKS, JUDGE)) as root:
+        probed = run(root, "peer", arguments, PROBE_STEPS)
         per_step = float(np.median(np.diff(probed["times"])[3:]))
         shutil.rmtree(root / "peer")
         steps = round(arguments.seconds / per_step)
-        trained = run(root, "peer", arguments, [steps])
+        trained = run(root, "peer", arguments, steps)
         results = []
         for step in range(steps // CHECKS, steps + 1, steps // CHECKS):
             model = root / f"peer/checkpoint-{step}/controlnet"
-            scores = run(root, "judge", arguments, [step], model)
+            scores = run(root, "judge", arguments, step, model)
             seconds = trained["times"][step - 1] - trained["times"][0] + per_step
             results.append(scores | {"steps": step, "seconds": seconds})
     return results
@@ -102,38 +97,21 @@ def measure_ours(arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Train ours for each number of steps and judge it."""
     results = []
     for steps in sorted(arguments.steps):
-        with project() as root:
-            trained = run(root, "ours", arguments, [steps])
-            scores = run(root, "judge", arguments, [steps], root / "models/controlnet")
+        with linked_project(Path.cwd(), (*LINKS, JUDGE)) as root:
+            trained = run(root, "ours", arguments, steps)
+            scores = run(root, "judge", arguments, steps, root / "models/controlnet")
             results.append(scores | trained | {"steps": steps})
     return results
 
 
-@contextmanager
-def project() -> Iterator[Path]:
-    """A temporary folder with links to this project's data, base model and segmenter."""
-    with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
-        for name in LINKS:
-            link = Path(folder) / name
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(Path(name).resolve())
-        yield Path(folder)
-
-
 def run(
-    root: Path, single: str, arguments: argparse.Namespace, steps: list[int], model: Path = Path()
+    root: Path, single: str, arguments: argparse.Namespace, steps: int, model: Path = Path()
 ) -> Any:
     """Run one part of the benchmark in `root`, in a process of its own; return its result."""
-    command = [sys.executable, "-m", "benchmarks.time_to_quality", "--single", single]
-    command += ["--peer", str(arguments.peer.resolve()), "--model", str(model)]
-    command += ["--steps", *map(str, steps)]
-    command += ["--rate", str(arguments.rate)] if arguments.rate else []
-    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths}
-    finished = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
-    if finished.returncode:
-        sys.exit(f"{single} failed: see above")
-    return json.loads(finished.stdout.splitlines()[-1])
+    words = ["--single", single, "--steps", str(steps), "--model", str(model)]
+    words += ["--peer", str(arguments.peer.resolve())]
+    words += ["--rate", str(arguments.rate)] if arguments.rate else []
+    return run_part("benchmarks.time_to_quality", words, root)
 
 
 def train_ours(arguments: argparse.Namespace) -> dict[str, float]:

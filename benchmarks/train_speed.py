@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ import numpy as np
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
 
-LINKS = ("data", "models/base", "params.yaml")
+LINKS = ("data", "models/base", "metrics/class_frequencies.csv", "params.yaml")
 PROFILED = range(30, 40)  # steps in which GPU kernels are profiled; only earlier steps are timed
 
 
@@ -93,25 +95,46 @@ def report(results: dict[str, list[dict[str, float]]], batch_size: int, steps: i
 
 
 def run(trainer: str, arguments: argparse.Namespace, root: Path) -> dict[str, float]:
-    """Run one training in a temporary folder with links to root's data; return its measurements."""
+    """Run one training in a folder of its own; return its measurements."""
+    with linked_project(root, LINKS) as folder:
+        words = ["--probe", trainer]
+        words += ["--peer", str(arguments.peer.resolve()), "--steps", str(arguments.steps)]
+        result: dict[str, float] = run_part("benchmarks.train_speed", words, folder)
+        if trainer == "peer" and arguments.keep:
+            (folder / "peer").rename(arguments.keep)
+    return result
+
+
+@contextmanager
+def linked_project(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder with links to some files and folders of a project."""
     with tempfile.TemporaryDirectory(prefix="aerialdreams-") as folder:
-        for name in LINKS:
+        for name in names:
             link = Path(folder) / name
             link.parent.mkdir(exist_ok=True)
             link.symlink_to((root / name).resolve())
-        command = [sys.executable, "-m", "benchmarks.train_speed", "--probe", trainer]
-        command += ["--peer", str(arguments.peer.resolve()), "--steps", str(arguments.steps)]
-        paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"PYTHONPATH": paths}
-        finished = subprocess.run(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        if finished.returncode:
-            sys.exit(f"{trainer} failed: see above")
-        if trainer == "peer" and arguments.keep:
-            (Path(folder) / "peer").rename(arguments.keep)
-    result: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    return result
+        yield Path(folder)
+
+
+def run_part(module: str, words: list[str], folder: Path) -> Any:
+    """Run a part of a benchmark in a process of its own; return the JSON of its last line.
+
+    Args:
+        module: of the benchmark.
+        words: its arguments.
+        folder: where to run it.
+    """
+    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    finished = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if finished.returncode:
+        sys.exit(f"{module} {words[1]} failed: see above")
+    return json.loads(finished.stdout.splitlines()[-1])
 
 
 def probe(trainer: str, peer: Path, steps: int) -> None:

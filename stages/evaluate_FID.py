@@ -27,7 +27,7 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from aerialdreams.data.dataset import count_patches, read_patches
+from aerialdreams.data.dataset import count_patches, evenly_spaced, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation.feature_spaces import (
@@ -37,6 +37,7 @@ from aerialdreams.evaluation.feature_spaces import (
     load_inception,
 )
 from aerialdreams.evaluation.image_sets import NOT_COMPUTED, FeatureSpaces, ImageSet, evaluate
+from aerialdreams.evaluation.spectra import Power, class_power
 from aerialdreams.generation.batch import reconstruct
 from aerialdreams.generation.outputs import (
     EVALUATED_SETS,
@@ -132,26 +133,48 @@ def main(params: Params) -> str:
 
 
 def train_features(spaces: FeatureSpaces, params: Params, distributed: Distributed) -> ImageSet:
-    """Features and power of the train split; each rank computes a share, rank 0 gets all."""
+    """The train split's features. Each rank computes a share; only rank 0 gets all of them."""
     size, batch_size = params.image_size, params.evaluate_fid.batch_size
     batches = list(batched(range(count_patches("train")), batch_size))
     own_batches = distributed.share(batches)
 
-    def load(rows: list[int]) -> tuple[Images, NDArray[np.uint8]]:
-        patches = list(read_patches("train", rows))
-        images = np.stack([resize_image(patch.image, size) for patch in patches])
-        return images, np.stack([resize_mask(patch.mask, size) for patch in patches])
+    def load(rows: list[int]) -> Images:
+        patches = read_patches("train", rows)
+        return np.stack([resize_image(patch.image, size) for patch in patches])
 
     loaded = map_ahead(load, own_batches, params.runtime.loaders)
     parts = []
-    for images, masks in show_progress(loaded, "train features", len(own_batches), distributed):
+    for images in show_progress(loaded, "train features", len(own_batches), distributed):
         parts.append(ImageSet())
         parts[-1].add_features(images, spaces)
-        parts[-1].add_power(images, masks, class_ids(params.classes))
     train = ImageSet()
     for part in distributed.gather(parts):
         train.extend(part)
     return train
+
+
+def floor_power(count: int, params: Params, distributed: Distributed) -> list[Power]:
+    """Power of evenly spaced train images, by batch; only rank 0 gets all of them.
+
+    Args:
+        count: images, as many as the evaluated split has.
+        params: all params.
+        distributed: the processes that share the work.
+    """
+    size, batch_size = params.image_size, params.evaluate_fid.batch_size
+    rows = evenly_spaced(count, count_patches("train"))
+    own_batches = distributed.share(list(batched(rows, batch_size)))
+
+    def load(rows: list[int]) -> Power:
+        patches = list(read_patches("train", rows))
+        images = np.stack([resize_image(patch.image, size) for patch in patches])
+        masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
+        return class_power(images, masks, class_ids(params.classes))
+
+    loaded = map_ahead(load, own_batches, params.runtime.loaders)
+    return distributed.gather(
+        list(show_progress(loaded, "train spectra", len(own_batches), distributed))
+    )
 
 
 class Batch(NamedTuple):
@@ -227,9 +250,9 @@ def evaluation_sets(
         distributed: the processes that share the work.
 
     Returns:
-        The image sets by name: real, those of EVALUATED_SETS, sample-2, ... and sample-1, the first
-        samples of the masks that have several. And a row of AGREEMENT_SCHEMA for each image whose
-        land cover was predicted.
+        The image sets by name: real, those of EVALUATED_SETS, sample-2, ..., sample-1, the first
+        samples of the masks that have several, and floor, see `floor_power`. And a row of
+        AGREEMENT_SCHEMA for each image whose land cover was predicted.
     """
     rows = chosen_rows(split, generated.masks)
     extra = set(extra_rows(rows, generated.extra_masks))
@@ -249,6 +272,7 @@ def evaluation_sets(
         agreements += batch_rows
         for source, image_set in part.items():
             sets[source].extend(image_set)
+    sets["floor"].power = floor_power(len(rows), params, distributed)
     return sets, agreements
 
 

@@ -10,12 +10,10 @@ Writes  data/report.html: what was trained on what and how good it is, samples w
         the model.
 """
 
-import csv
-from pathlib import Path
-from typing import Any
-
 from aerialdreams.data.dataset import count_patches
+from aerialdreams.data.frequencies import read_train_percentages
 from aerialdreams.data.index import read_index
+from aerialdreams.evaluation.spectra import TOLERANCE
 from aerialdreams.generation.outputs import MANIFEST, evaluated_splits
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import (
@@ -25,7 +23,6 @@ from aerialdreams.paths import (
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
     EVALUATION,
-    FREQUENCIES,
     GENERATED,
     REPORT,
     UTILITY,
@@ -33,7 +30,7 @@ from aerialdreams.paths import (
 from aerialdreams.pipeline.html import page_script, render
 from aerialdreams.pipeline.mlflow_store import runs_page
 from aerialdreams.pipeline.report_page import (
-    OCTAVES,
+    WAVELENGTHS,
     cards,
     changed_params,
     headline,
@@ -78,7 +75,8 @@ def main(params: Params) -> str:
         cards=cards({name: evaluation[name] for name in names}, utility),
         samples=figures,
         classes=classes,
-        octaves=OCTAVES,
+        wavelengths=WAVELENGTHS,
+        tolerance=TOLERANCE,
         splits=[
             split_section(name, evaluation[name], confusion[name]["generated"], params.classes)
             for name in names
@@ -122,11 +120,10 @@ def model_facts(params: Params) -> dict[str, str]:
 
 def legend(params: Params) -> list[tuple[str, str, str]]:
     """Name, colour and percent of the train split's pixels of each class."""
-    with Path(FREQUENCIES).open(encoding="utf-8", newline="") as file:
-        percent: dict[str, Any] = {row["class"]: row["train"] for row in csv.DictReader(file)}
+    percentages = read_train_percentages([land_cover.name for land_cover in params.classes])
     return [
-        (land_cover.name, land_cover.colour, f"{float(percent.get(land_cover.name) or 0):.1f} %")
-        for land_cover in params.classes
+        (land_cover.name, land_cover.colour, f"{percent:.1f} %")
+        for land_cover, percent in zip(params.classes, percentages, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from aerialdreams.data.land_cover import IGNORED, class_positions
-from aerialdreams.evaluation.metrics import RESAMPLES, Values, interval
+from aerialdreams.evaluation.metrics import Values, bootstrap_weights, interval
 
 WIDTH = 0.02  # of the strip along edges, as a share of the image's diagonal, as in the paper
 
@@ -71,8 +71,7 @@ def boundary_agreement(counts: NDArray[np.int64]) -> dict[str, Any]:
     present = total[1] > 0
     if not present.any():
         return {"boundary_miou": "not computed: the masks have no edges"}
-    count = len(counts)
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = bootstrap_weights(np.random.default_rng(0), len(counts))
     sums = np.tensordot(weights, counts, 1)
     values: Values = np.nanmean(_iou(sums[..., present]), 1)
     return {

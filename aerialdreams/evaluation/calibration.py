@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerialdreams.data.land_cover import IGNORED, class_positions
-from aerialdreams.evaluation.metrics import RESAMPLES, Values, interval
+from aerialdreams.evaluation.metrics import Values, bootstrap_weights, interval
 
 BINS = 15  # as in Guo et al. 2017
 
@@ -44,8 +44,7 @@ def calibration(bins: NDArray[np.float64]) -> dict[str, Any]:
         `calibration_error`, 0 to 1: the mean over all pixels of the difference between probability
         and share of right predictions in the pixel's bin; and `calibration_error_95`, by bootstrap.
     """
-    count = len(bins)
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = bootstrap_weights(np.random.default_rng(0), len(bins))
     return {
         "calibration_error": float(_error(bins.sum(0))),
         "calibration_error_95": interval(_error(np.tensordot(weights.astype(float), bins, 1))),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aerialdreams.data.dataset import evenly_spaced
 from aerialdreams.evaluation.boundaries import boundary_agreement, boundary_counts
 from aerialdreams.evaluation.calibration import calibration, calibration_bins
 from aerialdreams.evaluation.feature_spaces import Images, InceptionFeatures, SegmenterFeatures
@@ -104,8 +105,9 @@ def evaluate(
     """All metrics of one split, by image set.
 
     Args:
-        sets: the split's image sets: real, those of EVALUATED_SETS, and sample-1, sample-2, ...
-        train: features and power of the train split.
+        sets: the split's image sets: real, those of EVALUATED_SETS, sample-1, sample-2, ..., and
+            floor, the power of evenly spaced train images, as many as there are real images.
+        train: the train split's features.
         samples: generated images per mask.
         class_names: of the classes, in the order of their ids.
     """
@@ -124,10 +126,10 @@ def evaluate(
     real, count = sets["real"], len(sets["real"].matrices)
     total = len(train.all_features("judge"))
     # Real images of other patches, equally many, give a lower bound for the distances.
-    subset = [number * total // count for number in range(min(count, total))]
+    subset = evenly_spaced(count, total)
     lower_bound = ImageSet(
         features={name: [train.all_features(name)[subset]] for name in train.features},
-        power=[np.concatenate(train.power)[subset]],
+        power=sets["floor"].power,
     )
     real_power = np.concatenate(real.power)
     for source in EVALUATED_SETS:
@@ -148,7 +150,9 @@ def evaluate(
         report[source]["judge_nearest_train_of_real_95"] = ratio_95
     report["generated"] |= diversity(sets, samples)
     report["floor"] = {"n": len(subset)} | distances(lower_bound, real)
-    report["floor"] |= spectrum(lower_bound.power[0], real_power, class_names, same_masks=False)
+    report["floor"] |= spectrum(
+        np.concatenate(lower_bound.power), real_power, class_names, same_masks=False
+    )
     return report
 
 

@@ -94,7 +94,7 @@ def agreement_resamples(matrices: NDArray[np.int64]) -> dict[str, Values]:
         the same indices, so their resamples are paired.
     """
     count = len(matrices)
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = bootstrap_weights(np.random.default_rng(0), count)
     sums = (weights @ matrices.reshape(count, -1)).reshape(RESAMPLES, *matrices.shape[1:])
     hits = np.diagonal(sums, axis1=1, axis2=2)
     truth, predicted = sums.sum(2), sums.sum(1)
@@ -126,6 +126,11 @@ def miou_of_real(
     }
 
 
+def bootstrap_weights(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """How often each of `count` images is in each bootstrap resample, (RESAMPLES, count)."""
+    return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+
+
 def interval(resamples: Values) -> list[float]:
     """95 % percentile interval of bootstrap resamples."""
     low, high = np.percentile(resamples, [2.5, 97.5])
@@ -138,8 +143,8 @@ def mean_interval(values: Values) -> list[float]:
     Args:
         values: one value per image, (images,).
     """
-    rng, count = np.random.default_rng(0), len(values)
-    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    count = len(values)
+    weights = bootstrap_weights(np.random.default_rng(0), count)
     return interval(weights @ values / count)
 
 

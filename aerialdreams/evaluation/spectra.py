@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from aerialdreams.data.land_cover import IGNORED, class_positions
-from aerialdreams.evaluation.metrics import RESAMPLES, Values, interval
+from aerialdreams.evaluation.metrics import Values, bootstrap_weights, interval
 
 OCTAVES = 4  # wavelengths of 2 to 4, 4 to 8, 8 to 16 and 16 to 32 pixels
 MARGIN = 16  # pixels by which images are mirrored at their borders
@@ -121,11 +121,7 @@ def _shares(power: Power) -> NDArray[np.bool_]:
 def _resampled_ratios(power: Power, real: Power, same_masks: bool) -> NDArray[np.float64]:
     """Ratios of bootstrap resamples of the images, (RESAMPLES, octaves, classes)."""
     rng = np.random.default_rng(0)
-
-    def weights(count: int) -> NDArray[np.int64]:
-        return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
-
-    own = weights(len(power))
-    others = own if same_masks else weights(len(real))
+    own = bootstrap_weights(rng, len(power))
+    others = own if same_masks else bootstrap_weights(rng, len(real))
     sums = np.tensordot(own.astype(float), power, 1), np.tensordot(others.astype(float), real, 1)
     return _ratios(*sums)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import Split
+from aerialdreams.data.frequencies import read_train_percentages
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import generate_batch, requests_from_split
@@ -25,7 +25,7 @@ from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
-from aerialdreams.paths import CONTROLNET, FREQUENCIES
+from aerialdreams.paths import CONTROLNET
 from aerialdreams.pipeline.distributed import Distributed, init_distributed
 from aerialdreams.pipeline.launch import ignore_incomplete_launch
 from aerialdreams.training.checkpoint import Checkpoint
@@ -163,19 +163,7 @@ def class_weights_of(params: Params) -> torch.Tensor:
     Raises:
         UserError: the frequencies are missing or of other classes.
     """
-    names = [land_cover.name for land_cover in params.classes]
-    try:
-        table = pd.read_csv(FREQUENCIES)
-        found, percentages = table["class"].tolist(), table["train"].tolist()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{FREQUENCIES}: cannot be read ({error}); run `dvc repro class-percentages`"
-        ) from None
-    if found != names:
-        raise UserError(
-            f"{FREQUENCIES}: has other classes than dataset_spec.classes; run `dvc repro"
-            " class-percentages`"
-        )
+    percentages = read_train_percentages([land_cover.name for land_cover in params.classes])
     exponent = params.train_controlnet.class_balance
     return balanced_weights(percentages, class_ids(params.classes), exponent)
 

@@ -39,11 +39,11 @@ def join_group(client: "MlflowClient", experiment_id: str, run_id: str, recipe: 
         tags = {RECIPE_TAG: recipe, GROUP_TAG: "seeds"}
         created = client.create_run(experiment_id, run_name=f"recipe {recipe}", tags=tags)
         client.set_terminated(created.info.run_id)
-        # Another training of the queue may have done the same since: the first one holds.
+        # Another training may have created a parent at the same time; both keep the earlier one.
         query = f"{query} and tags.{GROUP_TAG} = 'seeds'"
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
         found = client.search_runs([experiment_id], query, order_by=order)
-        parents = [run.info.run_id for run in found] or [created.info.run_id]
+        parents = [run.info.run_id for run in found]
         if parents[0] != created.info.run_id:
             client.delete_run(created.info.run_id)
     children = [run.info.run_id for run in runs if GROUP_TAG not in run.data.tags]

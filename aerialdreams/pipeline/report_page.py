@@ -7,10 +7,11 @@ from typing import Any
 
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
+from aerialdreams.evaluation.spectra import OCTAVES
 from aerialdreams.params import Params, flatten
 
 IMAGE_SETS = ("real", "reconstructed", "generated", "untrained", "floor")  # columns of the metrics
-OCTAVES = ("2–4 px", "4–8 px", "8–16 px", "16–32 px")  # of wavelengths, see evaluation.spectra
+WAVELENGTHS = [f"{2 ** (n + 1)}–{2 ** (n + 2)} px" for n in range(OCTAVES)]
 CURVE_WIDTH, CURVE_HEIGHT = 480, 200  # pixels
 NO_EFFECT = ("runtime.", "tracking.")  # params that change no output
 
@@ -131,8 +132,7 @@ def cards(evaluation: dict[str, Any], utility: dict[str, Any]) -> list[Card]:
     lowest = number(floor, "spectrum_error", "{:.0%}").text
     result.append(Card(texture, "texture error", f"two real image sets: {lowest}"))
     gain = number(utility["generated"], "miou_of_real", "{:.0%}")
-    context = "as training data, of what real images give"
-    result.append(Card(gain.text, context, gain.interval))
+    result.append(Card(gain.text, "utility as training data, relative to real", gain.interval))
     return result
 
 

@@ -1,13 +1,9 @@
 """The report's samples: mask, real and generated image of patches, within a budget of bytes."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
 
 from aerialdreams.data.dataset import Patch, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
@@ -16,7 +12,6 @@ from aerialdreams.generation.outputs import read_generated
 from aerialdreams.pipeline.html import data_url
 
 BUDGET = 3_200_000  # bytes of all samples as base64; the page is to be under 5 MB
-JPEG_QUALITY = 88
 LEAST_SHARE = 0.01  # of a patch's pixels, for a class to be listed
 
 
@@ -81,6 +76,7 @@ def _sample(
     split: str, patch: Patch, accuracy: float, classes: list[LandCoverClass], size: int
 ) -> Sample:
     mask = resize_mask(patch.mask, size)
+    generated = read_generated(split, "generated", patch.patch_id, size)
     shares = {i: float((mask == i).mean()) for i in np.unique(mask).tolist()}
     return Sample(
         split=split,
@@ -94,14 +90,7 @@ def _sample(
         caption=patch.caption,
         images=[
             ("mask", data_url(mask_to_rgb(mask, classes))),
-            ("real", jpeg_url(resize_image(patch.image, size))),
-            ("generated", jpeg_url(read_generated(split, "generated", patch.patch_id, size))),
+            ("real", data_url(resize_image(patch.image, size), "jpeg")),
+            ("generated", data_url(generated, "jpeg")),
         ],
     )
-
-
-def jpeg_url(image: NDArray[np.uint8]) -> str:
-    """An RGB image, (height, width, 3), as a data URL of a JPEG: a fifth of a PNG's bytes."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

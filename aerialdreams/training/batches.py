@@ -61,6 +61,25 @@ def draw_crops(seed: int, step: int, count: int, size: int, crop: int) -> list[t
     return [(top, left) for top, left in corners]
 
 
+def crop_windows(
+    samples: Tensor, corners: list[tuple[int, int]], crop: int, scale: int = 1
+) -> Tensor:
+    """A square window of each sample.
+
+    Args:
+        samples: (samples, ..., height, width).
+        corners: top and left of each window, see `draw_crops`.
+        crop: height and width of the windows.
+        scale: pixels of `samples` per unit of `corners` and `crop`.
+    """
+    side = crop * scale
+    windows = [
+        sample[..., top * scale : top * scale + side, left * scale : left * scale + side]
+        for sample, (top, left) in zip(samples, corners, strict=True)
+    ]
+    return torch.stack(windows)
+
+
 def draw_vae_noise(seed: int, step: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
     """Noise to sample latents from the VAE's posterior, mean + std * noise.
 

@@ -23,6 +23,7 @@ from aerialdreams.models.stable_diffusion import tokenize
 from aerialdreams.paths import EMPTY_CAPTION, LATENTS
 from aerialdreams.training.batches import (
     batch_indices,
+    crop_windows,
     draw_crops,
     draw_noise,
     draw_vae_noise,
@@ -180,11 +181,8 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
         self.first = rank * self.share
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        seed, crop, own = (
-            self.draws.seed,
-            self.draws.crop,
-            slice(self.first, self.first + self.share),
-        )
+        seed, crop = self.draws.seed, self.draws.crop
+        own = slice(self.first, self.first + self.share)
         channels, size, _ = self.latent_shape
         samples = draw_samples(self.source, self.draws, step)[own]
         rows = self.source.rows(samples)
@@ -211,19 +209,10 @@ def crop_rows(
         crop: height and width of the crops, likewise.
     """
     scale = rows["mask"].shape[-1] // rows["mean"].shape[-1]  # pixels of a position
-
-    def cropped(tensor: Tensor, scale: int) -> Tensor:
-        side = crop * scale
-        windows = [
-            sample[..., top * scale : top * scale + side, left * scale : left * scale + side]
-            for sample, (top, left) in zip(tensor, corners, strict=True)
-        ]
-        return torch.stack(windows)
-
     return rows | {
-        "mean": cropped(rows["mean"], 1),
-        "std": cropped(rows["std"], 1),
-        "mask": cropped(rows["mask"], scale),
+        "mean": crop_windows(rows["mean"], corners, crop),
+        "std": crop_windows(rows["std"], corners, crop),
+        "mask": crop_windows(rows["mask"], corners, crop, scale),
     }
 
 

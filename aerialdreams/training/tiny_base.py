@@ -12,7 +12,13 @@ from transformers import CLIPTextModel
 
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.tensors import images_to_tensor
-from aerialdreams.training.batches import batch_indices, draw_crops, draw_noise, drop_captions
+from aerialdreams.training.batches import (
+    batch_indices,
+    crop_windows,
+    draw_crops,
+    draw_noise,
+    drop_captions,
+)
 from aerialdreams.training.checkpoint import Checkpoint, StopSignal
 from aerialdreams.training.loss_curves import LossCurve
 from aerialdreams.training.losses import diffusion_loss, prediction_target
@@ -100,11 +106,7 @@ def train_unet(
             clean = latents[rows]
             if crop := settings.crop:
                 corners = draw_crops(seed, step, len(rows), clean.shape[-1], crop)
-                windows = [
-                    sample[:, top : top + crop, left : left + crop]
-                    for sample, (top, left) in zip(clean, corners, strict=True)
-                ]
-                clean = torch.stack(windows)
+                clean = crop_windows(clean, corners, crop)
             noise, timesteps = draw_noise(seed, step, tuple(clean.shape), num_timesteps)
             target = prediction_target(scheduler, clean, noise, timesteps).to(device)
             noisy = scheduler.add_noise(clean, noise, timesteps).to(device)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from aerialdreams.data.contact_sheet import GAP
 from aerialdreams.data.dataset import Patch, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.data.index import read_index
 from aerialdreams.data.land_cover import mask_to_rgb
 from aerialdreams.generation.outputs import read_generated
 from aerialdreams.params import load_params
@@ -59,10 +60,11 @@ def strip() -> Patch:
     """Mask, generated and real image of the patch with most classes of each validation zone."""
     params = load_params()
     size, chosen = params.image_size, dict[tuple[str, str], tuple[int, Patch]]()
+    zone_of = zones()
     for patch in read_patches("validation"):
         shares = np.unique(patch.mask, return_counts=True)[1] / patch.mask.size
         classes = int((shares >= LEAST_SHARE).sum())
-        zone = zones()[patch.patch_id]
+        zone = zone_of[patch.patch_id]
         if zone not in chosen or classes > chosen[zone][0]:
             chosen[zone] = classes, patch
     patches = [patch for _, patch in chosen.values()]
@@ -75,8 +77,6 @@ def strip() -> Patch:
 
 def zones() -> dict[str, tuple[str, str]]:
     """Group and zone of each patch."""
-    from aerialdreams.data.index import read_index
-
     index = read_index(["patch_id", "group", "zone"])
     pairs = zip(index["group"], index["zone"], strict=True)
     return dict(zip(index["patch_id"], pairs, strict=True))
