@@ -24,6 +24,7 @@ from scipy import ndimage
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
+from aerialdreams.evaluation.metrics import agreement, confusion
 from aerialdreams.params import load_params
 
 MARGIN = 8  # pixels, the command's default
@@ -66,10 +67,11 @@ def main() -> None:
 
 def compare(folder: Path) -> dict[str, float]:
     """Measure a folder of pairs."""
-    params = load_params()
-    judge = SegmenterFeatures(torch.device("cpu"), class_ids(params.classes))
+    classes = load_params().classes
+    ids, class_names = class_ids(classes), [row.name for row in classes]
+    judge = SegmenterFeatures(torch.device("cpu"), ids)
     identical, border, elsewhere = 0, list[float](), list[float]()
-    inside, whole = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
+    inside, whole = np.zeros((2, len(ids), len(ids)), np.int64)  # confusion matrices
     names = sorted(path.name for path in (folder / "before").iterdir())
     for name in names:
         before, after = (read(folder / kind / name) for kind in ("before", "after"))
@@ -86,14 +88,17 @@ def compare(folder: Path) -> dict[str, float]:
         elsewhere += steps[same_class & ~across].tolist()
         with torch.no_grad():
             predicted, _ = judge.predict(np.stack([before, after]))
-        inside.append((predicted[1] == new)[changed])
-        whole.append((predicted[0] == old).ravel())
+        inside += confusion(new[changed], predicted[1][changed], ids)
+        whole += confusion(old, predicted[0], ids)
+    changes, images = agreement(inside, class_names), agreement(whole, class_names)
     return {
         "pairs": len(names),
         "identical_beyond_the_margin": identical,
         "gradient_at_the_border_of_elsewhere": float(np.mean(border) / np.mean(elsewhere)),
-        "pixel_accuracy_inside_changes": float(np.concatenate(inside).mean()),
-        "pixel_accuracy_of_whole_images": float(np.concatenate(whole).mean()),
+        "pixel_accuracy_inside_changes": changes["pixel_accuracy"],
+        "pixel_accuracy_of_whole_images": images["pixel_accuracy"],
+        "iou_inside_changes": changes["miou"],
+        "iou_of_whole_images": float(np.mean([images["iou"][name] for name in changes["iou"]])),
     }
 
 
