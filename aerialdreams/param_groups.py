@@ -181,6 +181,22 @@ class Captions(Group):
         return templates
 
 
+class ComposeMasks(Group):
+    seed: Seed
+    masks: int = Field(ge=0)
+    shares: dict[str, Annotated[float, Field(gt=0, le=100)]]
+
+    @model_validator(mode="after")
+    def _shares_of_masks(self) -> "ComposeMasks":
+        if self.masks and not self.shares:
+            raise ValueError("shares: is empty; name the classes that masks are composed for")
+        if sum(self.shares.values()) > 100:
+            raise ValueError(
+                f"shares: have a sum of {sum(self.shares.values()):g}; must be percent"
+            )
+        return self
+
+
 class DatasetParams(Group):
     rows_per_shard: int = Field(ge=1)
 

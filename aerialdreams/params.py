@@ -14,6 +14,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.param_groups import (
     BaseModelParams,
     Captions,
+    ComposeMasks,
     Compute,
     DatasetParams,
     EncodeLatents,
@@ -44,6 +45,7 @@ class Params(Group):
     compute: Compute
     raw_patches: RawPatches
     patch_index: PatchIndex
+    compose_masks: ComposeMasks
     osm_metadata: OsmMetadata
     captions: Captions
     dataset: DatasetParams
@@ -72,6 +74,16 @@ class Params(Group):
         if stage.source == "tiny" and Path(stage.input) != DATASET:
             raise ValueError(
                 f"base_model.input: is {stage.input!r}; source tiny is trained on {DATASET}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _composed_classes_exist(self) -> "Params":
+        unknown = self.compose_masks.shares.keys() - {row.name for row in self.classes}
+        if unknown:
+            raise ValueError(
+                f"compose_masks.shares: has {', '.join(sorted(unknown))}, which the class table of"
+                " dataset_spec does not have"
             )
         return self
 

@@ -22,6 +22,10 @@ MASKS = Path("data/masks")
 PERCENTAGES = Path("data/class_percentages.parquet")  # by patch
 FREQUENCIES = Path("metrics/class_frequencies.csv")  # by split
 
+# compose-masks: see data.images.mask_path
+COMPOSED = Path("data/composed")
+COMPOSED_TABLE = "masks.csv"  # in COMPOSED: patch_id, started_from, caption
+
 # osm-metadata
 OSM_METADATA = Path("data/osm_metadata.parquet")  # place names by patch
 OSM_ANSWERS = Path("data/osm_answers")  # raw responses of Overpass

@@ -1,14 +1,15 @@
 """evaluate-utility: train segmenters on generated and on real images, and compare them.
 
-Reads   data/dataset/ (validation and test), data/generated/validation/
+Reads   data/dataset/ (validation and test), data/generated/{validation,composed}/, data/composed/
 Writes  metrics/utility.json; the same numbers in the MLflow run that trained the model
 
 Segmenters like train-segmenter's are trained for the same number of steps on the validation masks
 with the real images, with one or more generated images of each mask, or with both, from several
 seeds each. They are tested on the real test images, whose domains neither they nor the ControlNet
 have seen. `miou_of_real` is 1 if a set trains a segmenter as well as real images do. Sets of N
-generated images per mask have names that end in _N, but for N = 1. A killed run resumes from its
-last checkpoint.
+generated images per mask have names that end in _N, but for N = 1. If there are composed masks, two
+more sets are the images generated for these alone, and with the real images. A killed run resumes
+from its last checkpoint.
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
+from aerialdreams.data.composition import read_composed
 from aerialdreams.data.dataset import (
     Patch,
     count_patches,
@@ -26,7 +28,7 @@ from aerialdreams.data.dataset import (
     open_split,
     read_patches,
 )
-from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.data.images import mask_path, read_mask, resize_image, resize_mask
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation.metrics import (
     agreement,
@@ -35,11 +37,11 @@ from aerialdreams.evaluation.metrics import (
     interval,
     miou_of_real,
 )
-from aerialdreams.generation.outputs import MANIFEST, chosen_rows, read_generated
+from aerialdreams.generation.outputs import COMPOSED_IMAGES, MANIFEST, chosen_rows, read_generated
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
-from aerialdreams.paths import DATASET, GENERATED, UTILITY
+from aerialdreams.paths import COMPOSED, DATASET, GENERATED, UTILITY
 from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
@@ -54,6 +56,7 @@ from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
 BATCH = 16  # test images per batch
+COMPOSED_SETS = ("composed", "real_composed")
 
 
 def main(params: Params) -> str:
@@ -62,21 +65,26 @@ def main(params: Params) -> str:
     manifest = read_json(GENERATED / MANIFEST)
     rows = open_split("validation").select(chosen_rows("validation", manifest["params"]["masks"]))
     real = Patches(rows, params.image_size, folder=None)
-    parts = {"real": [real]}
+    parts = dict[str, list[Patches | ComposedPatches]](real=[real])
     for count in params.evaluate_utility.generated_per_real:
         folders = ["generated", *(f"sample-{number}" for number in range(2, count + 1))]
+        generated: list[Patches | ComposedPatches]
         generated = [Patches(rows, params.image_size, folder) for folder in folders]
         suffix = "" if count == 1 else f"_{count}"
         parts |= {f"generated{suffix}": generated, f"both{suffix}": [real, *generated]}
+    composed = ComposedPatches(params.image_size)
+    if len(composed):
+        parts |= dict(zip(COMPOSED_SETS, ([composed], [real, composed]), strict=True))
     training_sets: dict[str, SegmentationPatches] = {
         name: ConcatDataset(patches) for name, patches in parts.items()
     }
     identity = identity_of(params) if distributed.is_main else {}
     unfinished = work_folder(scratch_dir(), "evaluate-utility", identity)
     with distributed.shared_folder(unfinished) as work:
-        # All training sets have the same masks, and so the same class weights.
-        masks = (real.mask(row) for row in range(len(real)))
-        weights = class_weights(masks, class_ids(params.classes))
+        # Sets without composed masks have the same masks, and so the same class weights.
+        weights = dict.fromkeys(parts, weights_of([real], params))
+        for name in parts.keys() & COMPOSED_SETS:
+            weights[name] = weights_of(parts[name], params)
         models = train_own(training_sets, weights, work, params, distributed, device)
         matrices = distributed.gather(
             list(confusion_matrices(models, params, distributed, device).items())
@@ -115,7 +123,7 @@ Key = tuple[str, int]  # name of the training set, index of the seed
 
 def train_own(
     training_sets: dict[str, SegmentationPatches],
-    weights: torch.Tensor,
+    weights: dict[str, torch.Tensor],
     work: Path,
     params: Params,
     distributed: Distributed,
@@ -125,7 +133,7 @@ def train_own(
 
     Args:
         training_sets: the sets by name.
-        weights: class weights of the loss, (classes,).
+        weights: of each set, class weights of the loss, (classes,).
         work: folder for checkpoints.
         params: all params.
         distributed: the processes that share the work.
@@ -147,7 +155,7 @@ def train_own(
         folder.mkdir(exist_ok=True)
         models[name, index], _ = train_segmenter(
             training_sets[name],
-            weights,
+            weights[name],
             settings,
             folder,
             params.runtime.checkpoint_every,
@@ -183,6 +191,34 @@ class Patches(SegmentationPatches):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """One patch's mask."""
         return resize_mask(decode_png(self.rows[index]["mask"]["bytes"]), self.size)
+
+
+class ComposedPatches(SegmentationPatches):
+    """Composed masks with their generated images.
+
+    Args:
+        size: height and width of the images, pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.ids, self.size = [row.patch_id for row in read_composed()], size
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image = read_generated(COMPOSED_IMAGES, "generated", self.ids[index], self.size)
+        return image, self.mask(index)
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """One mask."""
+        return resize_mask(read_mask(mask_path(self.ids[index], COMPOSED)), self.size)
+
+
+def weights_of(parts: list[Patches | ComposedPatches], params: Params) -> torch.Tensor:
+    """Class weights of a training set, (classes,)."""
+    masks = (part.mask(row) for part in parts for row in range(len(part)))
+    return class_weights(masks, class_ids(params.classes))
 
 
 @torch.no_grad()

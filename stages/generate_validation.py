@@ -1,6 +1,7 @@
-"""generate-validation: images for the masks of the validation and test splits.
+"""generate-validation: images for the masks of the validation and test splits, and composed masks.
 
-Reads   models/controlnet/, models/base/, data/dataset/ (masks and captions of validation and test)
+Reads   models/controlnet/, models/base/, data/dataset/ (masks and captions of validation and test),
+        data/composed/
 Writes  data/generated/{validation,test}/
           generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch, if it has
                          one; GROUP-ZONE.vrt shows all images of a zone as one
@@ -8,7 +9,8 @@ Writes  data/generated/{validation,test}/
           style-1/ ...   the same with a phrase of `styles` added to the caption
           untrained/     by the ControlNet before its first training step
           masks/         the masks as GeoTIFFs
-        data/generated/{validation,test}.png, sheets of masks, real and generated images;
+        data/generated/composed/generated/, an image for each composed mask
+        data/generated/{validation,test,composed}.png, sheets of masks, real and generated images;
         data/generated/manifest.json, models and settings that made them
 
 A killed run continues with the images that are complete.
@@ -24,19 +26,20 @@ import torch
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
 
+from aerialdreams.data.composition import read_composed
 from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import (
-    Patch,
     Square,
     evenly_spaced,
     read_patches,
     read_zones,
     stack_patches,
 )
-from aerialdreams.data.images import read_image, resize_mask, write_image
+from aerialdreams.data.images import mask_path, read_image, read_mask, resize_mask, write_image
 from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import (
+    COMPOSED_IMAGES,
     MANIFEST,
     chosen_rows,
     evaluated_splits,
@@ -48,9 +51,10 @@ from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
+from aerialdreams.paths import BASE, COMPOSED, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
+from aerialdreams.util.batched import batched
 from aerialdreams.util.files import dvc_md5, fingerprint, write_json
 from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
@@ -61,7 +65,8 @@ from aerialdreams.util.torch_setup import configure_torch, inference_autocast
 class Output(NamedTuple):
     """An image to generate."""
 
-    patch: Patch
+    patch_id: str
+    square: Square | None  # on the ground
     folder: str  # generated, sample-2, style-1, untrained, ...
     request: GenerationRequest
 
@@ -95,17 +100,19 @@ def main(params: Params) -> str:
         *(stage, params.image_size, params.inference_precision, params.compute, params.classes),
         models.hashes,
     ]
-    key = fingerprint(decisive, __file__, [DATASET]) if distributed.is_main else ""
-    counts: dict[str, int] = {}
+    key = fingerprint(decisive, __file__, [DATASET, COMPOSED]) if distributed.is_main else ""
+    rows_of = {split: chosen_rows(split, stage.masks) for split in splits}
+    counts = {split: len(rows) for split, rows in rows_of.items()}
+    tasks_of = {split: list_tasks(rows, stage) for split, rows in rows_of.items()}
+    if composed := len(read_composed()):
+        counts[COMPOSED_IMAGES] = composed
+        tasks_of[COMPOSED_IMAGES] = list_composed_tasks(composed, stage.batch_size)
     with (
         distributed.shared_folder(resumable_folder(GENERATED, scratch_dir(), key)) as folder,
         inference_autocast(device, params.inference_precision),
     ):
-        for split in splits:
-            rows = chosen_rows(split, stage.masks)
-            counts[split] = len(rows)
+        for split, tasks in tasks_of.items():
             # Batches are the same for any number of ranks, and so are the images' bytes.
-            tasks = list_tasks(rows, stage)
             own = distributed.share(tasks)
             batches = map_ahead(partial(load_batch, split, params), own, params.runtime.loaders)
             if distributed.is_main:
@@ -116,6 +123,8 @@ def main(params: Params) -> str:
         if distributed.is_main:
             for split in splits:
                 write_sheet(folder, split, params)
+            if composed:
+                write_composed_sheet(folder, params)
             write_manifest(folder, models, params, counts)
             write_vrts(folder, splits)
     by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -167,11 +176,20 @@ def list_tasks(rows: list[int], stage: GenerateValidation) -> list[Task]:
     return tasks
 
 
+def list_composed_tasks(count: int, batch_size: int) -> list[Task]:
+    """The batches of the composed masks, which get one image each."""
+    rows = list(range(count))
+    return [Task(batch, "generated", 1, "") for batch in batched(rows, batch_size)]
+
+
 def load_batch(split: str, params: Params, task: Task) -> list[Output]:
     """The requests of a batch."""
+    if split == COMPOSED_IMAGES:
+        return load_composed(task, params.image_size)
     return [
         Output(
-            patch,
+            patch.patch_id,
+            patch.square,
             task.folder,
             GenerationRequest(
                 patch.patch_id if task.sample == 1 else f"{patch.patch_id} {task.sample}",
@@ -183,10 +201,22 @@ def load_batch(split: str, params: Params, task: Task) -> list[Output]:
     ]
 
 
+def load_composed(task: Task, size: int) -> list[Output]:
+    """The requests of a batch of composed masks."""
+    composed = read_composed()
+    rows = [composed[row] for row in task.rows]
+    masks = [resize_mask(read_mask(mask_path(row.patch_id, COMPOSED)), size) for row in rows]
+    requests = [
+        GenerationRequest(row.patch_id, mask, row.caption)
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+    return [Output(request.noise_key, None, task.folder, request) for request in requests]
+
+
 def generate_outputs(folder: Path, batch: list[Output], models: Models, params: Params) -> None:
     """Generate the images of a batch and write them, unless a killed run has already."""
     stage = params.generate_validation
-    paths = [folder / output.folder / f"IMG_{output.patch.patch_id}.png" for output in batch]
+    paths = [folder / output.folder / f"IMG_{output.patch_id}.png" for output in batch]
     # The PNG is written last: where it exists, the other files do.
     if all(path.exists() for path in paths):
         return
@@ -205,8 +235,8 @@ def generate_outputs(folder: Path, batch: list[Output], models: Models, params: 
     )
     for output, path, image in zip(batch, paths, images, strict=False):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if stage.geotiff and trained and output.patch.square:
-            write_geotiffs(folder, output, output.patch.square, image, models, params)
+        if stage.geotiff and trained and output.square:
+            write_geotiffs(folder, output, output.square, image, models, params)
         write_image(path, image)
 
 
@@ -219,7 +249,7 @@ def write_geotiffs(
     params: Params,
 ) -> None:
     """Write an image, and once its mask, as GeoTIFFs with the georeference of the patch."""
-    patch, request = output.patch, output.request
+    request = output.request
     reference, credits = square.reference(len(image)), credit_lines(params)
     tags = {
         "SYNTHETIC": "YES",
@@ -229,7 +259,7 @@ def write_geotiffs(
         "CONTROLNET_MD5": models.hashes["controlnet_md5"],
         "CREDITS": "; ".join(credits),
     }
-    name = f"IMG_{patch.patch_id}.tif"
+    name = f"IMG_{output.patch_id}.tif"
     write_geotiff(folder / output.folder / name, image, reference, tags)
     if output.folder == "generated":
         path = folder / "masks" / name.replace("IMG", "MSK")
@@ -279,6 +309,17 @@ def write_sheet(folder: Path, split: str, params: Params) -> None:
     paths = [folder / split / f"generated/IMG_{patch_id}.png" for patch_id in patches.patch_ids]
     columns = [list(patches.images), [read_image(path) for path in paths]]
     write_image(folder / f"{split}.png", image_grid(list(patches.masks), columns, params.classes))
+
+
+def write_composed_sheet(folder: Path, params: Params) -> None:
+    """Write a sheet of some composed masks with their images."""
+    composed = read_composed()
+    rows = evenly_spaced(params.generate_validation.grid_rows, len(composed))
+    ids, size = [composed[row].patch_id for row in rows], params.image_size
+    masks = [resize_mask(read_mask(mask_path(patch_id, COMPOSED)), size) for patch_id in ids]
+    paths = [folder / COMPOSED_IMAGES / f"generated/IMG_{patch_id}.png" for patch_id in ids]
+    images = [read_image(path) for path in paths]
+    write_image(folder / f"{COMPOSED_IMAGES}.png", image_grid(masks, [images], params.classes))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Augmentation: orientations of images and masks; colours, blur and noise of images."""
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from aerialdreams.util.seeding import seeded_generator
+
+Value = TypeVar("Value", np.uint8, np.bool_)
 
 ORIENTATIONS = 8  # of a square: four rotations, each also mirrored
 
@@ -16,7 +20,7 @@ def draw_orientations(seed: int, step: int, batch_size: int) -> list[int]:
     return torch.randint(ORIENTATIONS, (batch_size,), generator=generator).tolist()
 
 
-def orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def orient(image: NDArray[Value], orientation: int) -> NDArray[Value]:
     """Rotate and mirror a square image or mask.
 
     Args:

@@ -10,6 +10,8 @@ from aerialdreams.paths import DATASET, GENERATED
 
 MANIFEST = "manifest.json"
 
+COMPOSED_IMAGES = "composed"  # folder with images of the composed masks
+
 EVALUATED_SPLITS = ("validation", "test")
 
 # Image sets of a split that are evaluated in full: real images sent through the autoencoder, which
@@ -57,7 +59,7 @@ def read_generated(split: str, folder: str, patch_id: str, size: int) -> NDArray
     """Read a generated image, RGB (size, size, 3).
 
     Args:
-        split: validation or test.
+        split: validation, test or composed.
         folder: the image set: generated, sample-2, untrained, ...
         patch_id: the patch whose mask the image was generated for.
         size: expected height and width, pixels.
