@@ -27,6 +27,7 @@ SMALL = {
             },
         },
     },
+    "compose_masks": {"masks": 4, "shares": {"building": 30}},
     "base_model": {
         "tiny": {
             "autoencoder": {"refinement_channels": 9, "refinement_steps": 10},

@@ -35,6 +35,8 @@ def test_the_projects_own_params_are_valid() -> None:
     ("path", "value", "message"),
     [
         (("captions", "flor_percent"), 1, r"captions\.flor_percent: unknown key"),
+        (("compose_masks", "shares"), {"sea": 3}, r"compose_masks\.shares: has sea, which"),
+        (("compose_masks", "masks"), 3, r"compose_masks: shares: is empty; name"),
         (("train_controlnet", "steps"), 0, r"train_controlnet\.steps: is 0; .*greater than"),
         (("raw_patches", "source"), "ftp", r"raw_patches\.source: is 'ftp'; .*'sample'"),
         (("captions", "templates"), [["{town}"]], r"captions\.templates: .* no field 'town'; "),
