@@ -17,8 +17,8 @@ import stages  # noqa: F401  (sets the libraries' environment before they are im
 from aerialdreams.data.dataset import load_evenly_spaced
 from aerialdreams.generation.batch import generate_batch, requests_from_split
 from aerialdreams.models.controlnet import load_controlnet
+from aerialdreams.models.families import load_base
 from aerialdreams.models.model_info import ModelInfo
-from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import load_params
 from aerialdreams.paths import CONTROLNET
 from aerialdreams.util.torch_setup import configure_torch
@@ -34,7 +34,7 @@ def main() -> None:
         configure_torch(params.compute.threads, params.compute.deterministic),
         params.generate_validation,
     )
-    base, controlnet = load_stable_diffusion().to(device), load_controlnet().to(device)
+    base, controlnet = load_base().to(device), load_controlnet().to(device)
     info = ModelInfo.load(CONTROLNET)
     requests = requests_from_split(
         load_evenly_spaced("validation", arguments.images, params.image_size)

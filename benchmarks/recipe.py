@@ -117,7 +117,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     from aerialdreams.generation.batch import generate_batch, requests_from_split
     from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import load_controlnet
-    from aerialdreams.models.stable_diffusion import load_stable_diffusion
+    from aerialdreams.models.families import load_base
     from aerialdreams.pipeline.controlnet_training import (
         evaluation_weights,
         sampling_of,
@@ -146,7 +146,7 @@ def measure(name: str, seed: int, steps: int, peer: Path | None) -> None:
     else:
         assert peer is not None
         images = generate_batch(
-            load_stable_diffusion().to(device),
+            load_base().to(device),
             load_controlnet(peer),
             MaskConditioning("colours", tuple(params.classes)),
             requests_from_split(real),

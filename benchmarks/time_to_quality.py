@@ -175,14 +175,14 @@ def judge(model: Path) -> dict[str, float]:
     from aerialdreams.generation.batch import generate_batch, requests_from_split
     from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
-    from aerialdreams.models.stable_diffusion import load_stable_diffusion
+    from aerialdreams.models.families import load_base
     from aerialdreams.pipeline.controlnet_training import sampling_of
     from aerialdreams.util.torch_setup import configure_torch
 
     params = load_params()
     device = configure_torch(params.compute.threads, params.compute.deterministic)
     real = load_split("validation", params.image_size)
-    controlnet, base = load_controlnet(model), load_stable_diffusion()
+    controlnet, base = load_controlnet(model), load_base()
     ids, names = class_ids(params.classes), [c.name for c in params.classes]
     channels = controlnet.config["conditioning_channels"]
     conditioning = MaskConditioning(

@@ -4,7 +4,8 @@ Reads   by base_model.source
           tiny    data/dataset/ (train): a small model is trained on it from scratch
           hub     a model of the Hugging Face hub
           folder  a model in diffusers' layout
-Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder and tokenizer, UNet, scheduler;
+Writes  models/base/ in diffusers' layout: VAE, CLIP text encoder and tokenizer (SDXL has two of
+        each), UNet, scheduler;
         models/base/source.json, its origin (id, commit, licence, sha256 of each file);
         metrics/unet.csv, the losses of source tiny
 """
@@ -18,8 +19,9 @@ from diffusers import StableDiffusionPipeline
 
 from aerialdreams.data.dataset import load_split
 from aerialdreams.errors import UserError
-from aerialdreams.models.base_folder import PATTERNS, import_base
-from aerialdreams.models.stable_diffusion import StableDiffusion, tokenize
+from aerialdreams.models.base_folder import files_of_family, import_base
+from aerialdreams.models.families import BaseModel, family_of
+from aerialdreams.models.latent_diffusion import tokenize
 from aerialdreams.models.tiny import (
     new_scheduler,
     new_text_encoder,
@@ -64,7 +66,7 @@ def main(params: Params) -> str:
             refuse_overlap("base_model.input", source, BASE)
             summary = describe(import_base(source, folder))
         else:
-            source = download_snapshot("base_model.id", stage.id, stage.revision, PATTERNS)
+            source = download_model(stage.id, stage.revision)
             summary = f"{stage.id} at {source.name[:12]}: {describe(import_base(source, folder))}"
             origin |= {"id": stage.id, "commit": source.name}
         origin["license"] = licence_of(folder)
@@ -147,12 +149,29 @@ def train_tiny(params: Params, work: Path, folder: Path) -> tuple[str, LossCurve
     return summary, losses
 
 
-def describe(base: StableDiffusion) -> str:
+def download_model(repository: str, revision: str) -> Path:
+    """A model's files from the hub, in its cache; first the one that tells its family.
+
+    Args:
+        repository: base_model.id.
+        revision: branch, tag or commit.
+
+    Raises:
+        UserError: there is no such model, or it is of another family.
+        WorkError: the hub cannot be reached, and the cache does not have the files.
+    """
+    key = "base_model.id"
+    index = download_snapshot(key, repository, revision, ["model_index.json"])
+    family = family_of(index, f"{key}: {repository}")
+    return download_snapshot(key, repository, index.name, files_of_family(family))
+
+
+def describe(base: BaseModel) -> str:
     """The sizes of a model's networks, and what its UNet predicts."""
-    networks = {"VAE": base.vae, "text encoder": base.text_encoder, "UNet": base.unet}
+    encoders = [("text encoder", encoder) for encoder in base.text_encoders]
     sizes = [
         f"{name} of {sum(p.numel() for p in network.parameters()) / 1e6:.2f} M weights"
-        for name, network in networks.items()
+        for name, network in [("VAE", base.vae), *encoders, ("UNet", base.unet)]
     ]
     return f"{', '.join(sizes)}, {base.scheduler.config['prediction_type']}"
 

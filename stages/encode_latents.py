@@ -2,13 +2,14 @@
 
 Reads   data/dataset/ (train, and some validation patches), models/base/
 Writes  data/latents/, one file per train shard: `mean` and `std` of the VAE's posterior of each
-        image, in one or all eight orientations; `text`, the embeddings of its captions; `mask`, at
-        the size of the models' images. The same of some validation patches, for the validation
-        loss, and empty.safetensors, the embedding of the empty caption
+        image, in one or all eight orientations; `text`, the embeddings of its captions, with SDXL
+        also `pooled`; `mask`, at the size of the models' images. The same of some validation
+        patches, for the validation loss, and empty.safetensors, the embedding of the empty caption
 
 A killed run continues with the shards that are complete.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +28,7 @@ from aerialdreams.data.dataset import (
     shard_paths,
 )
 from aerialdreams.data.images import resize_image, resize_mask
-from aerialdreams.models.stable_diffusion import (
-    StableDiffusion,
-    encode_prompts,
-    load_stable_diffusion,
-)
+from aerialdreams.models.families import BaseModel, encode_prompts, load_base
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, DATASET, EMPTY_CAPTION, LATENTS
@@ -50,7 +47,7 @@ VALIDATION_SHARD = "validation-00000.safetensors"
 def main(params: Params) -> str:
     configure_torch(params.compute.threads, params.compute.deterministic)
     distributed, device = start_processes("stages.encode_latents", params.runtime.processes)
-    stage, base = params.encode_latents, load_stable_diffusion().to(device)
+    stage, base = params.encode_latents, load_base().to(device)
     settings = EncodeSettings(
         params.image_size,
         ORIENTATIONS if stage.all_orientations else 1,
@@ -73,8 +70,11 @@ def main(params: Params) -> str:
             if not encoded.exists():  # else an earlier, killed run has written it
                 save(encoded, encode(base, read_shard(path), settings))
         if distributed.is_main:
-            empty = encode_prompts(base, [""]).cpu().to(settings.dtype)
-            save(folder / EMPTY_CAPTION, {"text": empty})
+            empty = encode_prompts(base, [""])
+            save(
+                folder / EMPTY_CAPTION,
+                {name: rows.cpu().to(settings.dtype) for name, rows in empty.items()},
+            )
             validation = evenly_spaced_patches("validation", stage.validation_patches)
             once = replace(settings, orientations=1)
             save(folder / VALIDATION_SHARD, encode(base, validation, once))
@@ -109,7 +109,7 @@ class EncodeSettings:
     workers: int
 
 
-def count_truncated(base: StableDiffusion, captions: list[str]) -> int:
+def count_truncated(base: BaseModel, captions: list[str]) -> int:
     """How many captions have more tokens than the text encoder takes."""
     lengths = map(len, base.tokenizer(captions).input_ids)
     return sum(length > base.tokenizer.model_max_length for length in lengths)
@@ -117,14 +117,14 @@ def count_truncated(base: StableDiffusion, captions: list[str]) -> int:
 
 @torch.no_grad()
 def encode(
-    base: StableDiffusion, patches: Iterable[Patch], settings: EncodeSettings
+    base: BaseModel, patches: Iterable[Patch], settings: EncodeSettings
 ) -> dict[str, torch.Tensor]:
     """Latents, text embeddings and masks of some patches.
 
     Returns:
         `mean` and `std` of the posteriors, unscaled, (patches, orientations, channels, h, w);
-        `text`, (patches, captions of each, tokens, width); `mask`, class ids, uint8, (patches,
-        size, size).
+        `text`, (patches, captions of each, tokens, width), and with SDXL `pooled`, (patches,
+        captions of each, width); `mask`, class ids, uint8, (patches, size, size).
     """
     dtype, device = settings.dtype, base.vae.device
 
@@ -132,7 +132,7 @@ def encode(
         size = settings.image_size
         return resize_image(patch.image, size), resize_mask(patch.mask, size), patch.captions
 
-    columns: dict[str, list[torch.Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
+    columns: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
     for batch in batched(map_ahead(load, patches, settings.workers), settings.batch_size):
         images, masks, captions = zip(*batch, strict=True)
         posteriors = [
@@ -144,7 +144,8 @@ def encode(
         columns["mean"].append(torch.stack([p.mean for p in posteriors], 1).cpu().to(dtype))
         columns["std"].append(torch.stack([p.std for p in posteriors], 1).cpu().to(dtype))
         texts = [encode_prompts(base, list(variant)) for variant in zip(*captions, strict=True)]
-        columns["text"].append(torch.stack(texts, 1).cpu().to(dtype))
+        for name in texts[0]:
+            columns[name].append(torch.stack([text[name] for text in texts], 1).cpu().to(dtype))
         columns["mask"].append(torch.from_numpy(np.stack(masks)))
     return {name: torch.cat(tensors) for name, tensors in columns.items()}
 

@@ -48,8 +48,8 @@ from aerialdreams.generation.outputs import (
     extra_rows,
     read_generated,
 )
+from aerialdreams.models.latent_diffusion import load_vae
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
-from aerialdreams.models.stable_diffusion import load_vae
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
 from aerialdreams.paths import AGREEMENT, CONFUSION, EVALUATION, GENERATED, IOU_TABLES

@@ -46,9 +46,9 @@ from aerialdreams.generation.outputs import (
     extra_rows,
 )
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
+from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, COMPOSED, CONTROLNET, DATASET, GENERATED
@@ -83,8 +83,8 @@ class Task(NamedTuple):
 class Models(NamedTuple):
     """Everything that images are generated with."""
 
-    base: StableDiffusion
-    finetuned: StableDiffusion  # the base, with the UNet trained along with the ControlNet if any
+    base: BaseModel
+    finetuned: BaseModel  # the base, with the UNet trained along with the ControlNet if any
     controlnet: ControlNetModel
     info: ModelInfo
     sampling: Sampling
@@ -137,7 +137,7 @@ def main(params: Params) -> str:
 def load_models(params: Params, device: torch.device) -> Models:
     """Base model, ControlNet and the settings to sample with."""
     stage, info = params.generate_validation, ModelInfo.load(CONTROLNET)
-    base = load_stable_diffusion().to(device)
+    base = load_base().to(device)
     return Models(
         base=base,
         finetuned=with_finetuned_unet(base),

@@ -64,7 +64,7 @@ def load_mask(path: Path, args: argparse.Namespace, info: "ModelInfo") -> "UserM
 
 def report_truncation(painter: "Painter", args: argparse.Namespace) -> None:
     """Say which words of the prompts are beyond the text encoder's length."""
-    from aerialdreams.models.stable_diffusion import truncated_text
+    from aerialdreams.models.latent_diffusion import truncated_text
 
     for option, prompt in (("--prompt", args.prompt), ("--negative-prompt", args.negative_prompt)):
         unseen = truncated_text(painter.base.tokenizer, prompt)

@@ -1,23 +1,18 @@
 """Generate one batch of images with diffusers' own pipelines."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
-)
+from diffusers import AutoencoderKL, ControlNetModel
 from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import Split
 from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.families import BaseModel
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.sampling import Sampling, make_sampler
-from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.util.seeding import seeded_generator
 
@@ -32,7 +27,7 @@ class GenerationRequest(NamedTuple):
 
 @torch.no_grad()
 def generate_batch(
-    base: StableDiffusion,
+    base: BaseModel,
     controlnet: ControlNetModel | None,
     conditioning: MaskConditioning,
     requests: Sequence[GenerationRequest],
@@ -55,31 +50,19 @@ def generate_batch(
     Returns:
         RGB in 0..255, shape (batch, size, size, 3).
     """
-    parts: dict[str, Any] = {
-        "vae": base.vae,
-        "text_encoder": base.text_encoder,
-        "tokenizer": base.tokenizer,
-        "unet": base.unet,
-        "scheduler": make_sampler(base, sampling.sampler),
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
     masks = np.stack([request.mask for request in requests])
-    arguments: dict[str, Any] = {
-        "prompt": [request.prompt for request in requests],
+    prompts = [request.prompt for request in requests]
+    negatives = [negative_prompt] * len(requests) if sampling.guidance > 1 else None
+    arguments = base.prompt_arguments(prompts, negatives) | {
         "generator": [seeded_generator(seed, "image", request.noise_key) for request in requests],
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance,
         "output_type": "np",
     }
-    if sampling.guidance > 1:
-        arguments["negative_prompt"] = [negative_prompt] * len(requests)
+    pipeline = base.pipeline(make_sampler(base, sampling.sampler), controlnet)
     if controlnet is None:
-        pipeline = StableDiffusionPipeline(**parts)
         arguments |= {"height": masks.shape[1], "width": masks.shape[2]}
     else:
-        pipeline = StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
         arguments["image"] = conditioning(torch.from_numpy(masks))
         arguments["controlnet_conditioning_scale"] = sampling.conditioning_scale
     pipeline.set_progress_bar_config(disable=True)

@@ -13,10 +13,10 @@ from aerialdreams.data.land_cover import IGNORED, class_ids
 from aerialdreams.data.mask_values import allowed_values
 from aerialdreams.errors import UserError
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
+from aerialdreams.models.families import encode_prompts, load_base
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
-from aerialdreams.models.stable_diffusion import encode_prompts, load_stable_diffusion
-from aerialdreams.models.tensors import images_to_tensor
+from aerialdreams.models.tensors import image_windows, images_to_tensor
 from aerialdreams.paths import BASE, CONTROLNET
 from aerialdreams.util.batched import batched
 from aerialdreams.util.progress import progress
@@ -73,7 +73,7 @@ class Painter:
         self.precision = precision or fastest_precision(device)
         self.info, self.batch_size = ModelInfo.load(Path(controlnet)), batch_size
         self.controlnet = load_controlnet(Path(controlnet)).to(device)
-        base_model = load_stable_diffusion(Path(base)).to(device)
+        base_model = load_base(Path(base)).to(device)
         self.base = with_finetuned_unet(base_model, Path(controlnet))
 
     @torch.no_grad()
@@ -266,7 +266,7 @@ class Painter:
         mask: NDArray[np.uint8],
         tiles: list[Corner],
         timestep: Tensor,
-        texts: Tensor,
+        texts: dict[str, Tensor],
         sampling: Sampling,
     ) -> Tensor:
         """The UNet's prediction for some tiles, with guidance, (tiles, channels, size, size)."""
@@ -278,15 +278,19 @@ class Painter:
         ]
         masks = torch.from_numpy(np.stack([mask[area] for area in areas]))
         conditioning = self.info.conditioning(masks.to(noisy.device))
+        side = self.info.image_size
+        window = image_windows(side, [(0, 0)] * len(tiles), side).to(noisy.device)
         predictions = []
-        for text in texts:
-            captions = text.expand(len(tiles), *text.shape)
+        for number in range(len(texts["text"])):
+            batch = {name: rows[[number] * len(tiles)] for name, rows in texts.items()}
+            captions, added = batch["text"], self.base.added_conditions(batch | {"window": window})
             down, mid = self.controlnet(
                 noisy,
                 timestep,
                 captions,
                 conditioning,
                 conditioning_scale=sampling.conditioning_scale,
+                added_cond_kwargs=added,
                 return_dict=False,
             )
             predictions.append(
@@ -294,6 +298,7 @@ class Painter:
                     noisy,
                     timestep,
                     captions,
+                    added_cond_kwargs=added,
                     down_block_additional_residuals=down,
                     mid_block_additional_residual=mid,
                     return_dict=False,

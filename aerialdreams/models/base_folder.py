@@ -1,35 +1,31 @@
-"""Import of a Stable Diffusion from a folder in diffusers' layout, with checks that it fits."""
+"""Import of a base model from a folder in diffusers' layout, with checks that it fits."""
 
 import re
 import shutil
 from pathlib import Path
 
 from aerialdreams.errors import UserError
-from aerialdreams.models.stable_diffusion import (
-    StableDiffusion,
-    load_stable_diffusion,
-)
+from aerialdreams.models.families import SUPPORTED, BaseModel, Family, family_of
 
-WEIGHTS = {
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-}
-PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-# Which files of a repository to download. Repositories hold weights in several forms; these are
-# full precision, safetensors, whole or in shards. Other variants (fp16, ema) match none of them.
-PATTERNS = [
-    "README.md",
-    "model_index.json",
-    *(f"{part}/*.{suffix}" for part in PARTS for suffix in ("json", "txt")),
-    *(f"{part}/{name}.safetensors" for part, name in WEIGHTS.items()),
-    *(f"{part}/{name}-*-of-*.safetensors" for part, name in WEIGHTS.items()),
-]
 LFS_POINTER = b"version https://git-lfs"
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
-def import_base(source: Path, folder: Path) -> StableDiffusion:
+def files_of_family(family: Family) -> list[str]:
+    """Which files of a repository to download, as `fnmatch` patterns.
+
+    Repositories hold weights in several forms; these are full precision, safetensors, whole or in
+    shards. Other variants (fp16, ema) match none of them.
+    """
+    return [
+        "README.md",
+        "model_index.json",
+        *(f"{part}/*.{suffix}" for part in family.PARTS for suffix in ("json", "txt")),
+        *(f"{part}/{name}.safetensors" for part, name in family.WEIGHTS.items()),
+        *(f"{part}/{name}-*-of-*.safetensors" for part, name in family.WEIGHTS.items()),
+    ]
+
+
+def import_base(source: Path, folder: Path) -> BaseModel:
     """Copy a model's parts into a folder and load them.
 
     Args:
@@ -37,17 +33,18 @@ def import_base(source: Path, folder: Path) -> StableDiffusion:
         folder: an empty folder to copy to.
 
     Raises:
-        UserError: a part is missing or damaged, or the model is not a Stable Diffusion that this
-            pipeline can train on.
+        UserError: a part is missing or damaged, or the model is not one that this pipeline can
+            train on.
     """
-    missing = [part for part in PARTS if not (source / part).is_dir()]
+    family = family_of(source)
+    missing = [part for part in family.PARTS if not (source / part).is_dir()]
     if missing:
         raise UserError(
             f"{source}: has no {', '.join(missing)}; it must hold a Stable Diffusion in diffusers'"
             " layout, with weights as .safetensors"
         )
-    for part in PARTS:
-        files = _files_of(source, part)
+    for part in family.PARTS:
+        files = _files_of(source, part, family.WEIGHTS.get(part))
         (folder / part).mkdir()
         for file in files:
             shutil.copyfile(file, folder / part / file.name)
@@ -55,25 +52,31 @@ def import_base(source: Path, folder: Path) -> StableDiffusion:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     try:
-        base = load_stable_diffusion(folder)
+        base = family.load(folder)
     except UserError as error:
         # The copy is about to be deleted: name the user's folder.
         raise UserError(str(error).replace(str(folder), str(source))) from None
-    _check_family(base, source)
+    failed = base.misfits()
+    if failed:
+        raise UserError(f"{source}: cannot be the base model: {'; '.join(failed)}. {SUPPORTED}")
     return base
 
 
-def _files_of(source: Path, part: str) -> list[Path]:
+def _files_of(source: Path, part: str, name: str | None) -> list[Path]:
     """The files of a part to copy.
+
+    Args:
+        source: the model.
+        part: one of its folders.
+        name: of the part's weights, without shard and suffix; None if it has none.
 
     Raises:
         UserError: it has no complete weights.
     """
     present = sorted(path for path in (source / part).iterdir() if path.is_file())
     texts = [path for path in present if path.suffix in (".json", ".txt")]
-    if part not in WEIGHTS:
+    if not name:
         return texts
-    name = WEIGHTS[part]
     pattern = rf"{name}(-\d+-of-\d+)?\.safetensors"
     weights = [path for path in present if re.fullmatch(pattern, path.name)]
     if not weights:
@@ -81,44 +84,10 @@ def _files_of(source: Path, part: str) -> list[Path]:
         raise UserError(
             f"{source / part}: has no {name}.safetensors in full precision, only"
             f" {', '.join(others) or 'no weights'}; get that file, or convert the model with"
-            " diffusers: `StableDiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW)`"
+            " diffusers: `DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW)`"
         )
     for path in weights:
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise UserError(f"{path}: is a Git LFS pointer; run `git lfs pull` in {source}")
     return texts + weights
-
-
-def _check_family(base: StableDiffusion, source: Path) -> None:
-    """Check that parts fit each other, and that the model is conditioned on one text alone.
-
-    Raises:
-        UserError: they do not, or it is not.
-    """
-    unet, latent_channels = base.unet.config, base.vae.config["latent_channels"]
-    reasons = {
-        f"its UNet takes {unet['in_channels']} channels and its VAE's latents have"
-        f" {latent_channels}": unet["in_channels"] != latent_channels,
-        f"its UNet gives {unet['out_channels']} channels and its VAE's latents have"
-        f" {latent_channels}": unet["out_channels"] != latent_channels,
-        "its UNet needs a second text encoder or image sizes, as SDXL's does": bool(
-            unet.get("addition_embed_type")
-        ),
-        "its UNet needs class labels": bool(
-            unet.get("class_embed_type") or unet.get("num_class_embeds")
-        ),
-        f"its text encoder has width {base.text_encoder.config.hidden_size} and its UNet expects"
-        f" {unet['cross_attention_dim']}": (
-            base.text_encoder.config.hidden_size != unet["cross_attention_dim"]
-        ),
-        f"its scheduler's prediction_type is {base.scheduler.config['prediction_type']!r}": (
-            base.scheduler.config["prediction_type"] not in PREDICTIONS
-        ),
-    }
-    failed = [reason for reason, fails in reasons.items() if fails]
-    if failed:
-        raise UserError(
-            f"{source}: cannot be the base model: {'; '.join(failed)}. Stable Diffusion 1.x and"
-            " 2.x text-to-image models can"
-        )

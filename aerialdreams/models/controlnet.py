@@ -9,7 +9,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
-from aerialdreams.models.stable_diffusion import StableDiffusion
+from aerialdreams.models.families import BaseModel
 from aerialdreams.paths import CONTROLNET
 
 # Folder in the ControlNet's, with the UNet whose decoder was trained along with it.
@@ -29,7 +29,7 @@ def load_controlnet(folder: Path = CONTROLNET) -> ControlNetModel:
         raise UserError(f"{folder}: no ControlNet ({message}); `dvc checkout` it") from None
 
 
-def with_finetuned_unet(base: StableDiffusion, folder: Path = CONTROLNET) -> StableDiffusion:
+def with_finetuned_unet(base: BaseModel, folder: Path = CONTROLNET) -> BaseModel:
     """The base model with the UNet that was fine-tuned with the ControlNet, if there is one.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from aerialdreams.models.stable_diffusion import StableDiffusion
+from aerialdreams.models.families import BaseModel
 
 SamplerName = Literal["ddim", "dpm++", "unipc"]
 SAMPLERS = {
@@ -51,7 +51,7 @@ class Sampling:
         return Sampling(**(asdict(self) | given))
 
 
-def make_sampler(base: StableDiffusion, name: SamplerName) -> Any:
+def make_sampler(base: BaseModel, name: SamplerName) -> Any:
     """A diffusers scheduler for sampling, with the noise schedule of the base model.
 
     All are deterministic given the initial noise. "trailing" spacing starts from pure noise, as

@@ -1,23 +1,39 @@
-"""Stable Diffusion in diffusers' layout: its parts, and text as embeddings."""
+"""Stable Diffusion 1.x and 2.x in diffusers' layout: one text encoder, no other conditions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDPMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from aerialdreams.errors import UserError
+from aerialdreams.models.latent_diffusion import LatentDiffusion, load_vae, naming
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.paths import BASE
 
 
 @dataclass
-class StableDiffusion:
+class StableDiffusion(LatentDiffusion):
     """The parts of a Stable Diffusion pipeline."""
+
+    # model_index.json's _class_name of such models, and the pipeline that takes their ControlNets.
+    PIPELINES: ClassVar = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline")
+    WEIGHTS: ClassVar = {
+        "vae": "diffusion_pytorch_model",
+        "text_encoder": "model",
+        "unet": "diffusion_pytorch_model",
+    }
+    PARTS: ClassVar = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
     vae: AutoencoderKL | LinearAutoencoder
     text_encoder: CLIPTextModel
@@ -25,34 +41,73 @@ class StableDiffusion:
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
 
-    def to(self, device: torch.device) -> "StableDiffusion":
-        """Move the networks to a device, frozen and in evaluation mode.
+    @classmethod
+    def load(cls, folder: Path) -> "StableDiffusion":
+        """See `families.load_base`."""
+        with naming(folder):
+            return cls(
+                vae=load_vae(folder),
+                text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
+                tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+                unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
+                scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
+            )
 
-        On a GPU, convolutions get the memory format that they compute in (channels last), and the
-        VAE decodes the images of a batch one by one: at 512 pixels, a batch of 16 would take 20 GB.
+    @property
+    def text_encoders(self) -> list[Any]:
+        """The text encoder."""
+        return [self.text_encoder]
+
+    @property
+    def tokenizers(self) -> list[CLIPTokenizer]:
+        """The text encoder's tokenizer."""
+        return [self.tokenizer]
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Tensor) -> dict[str, Tensor]:
+        """`text`, embeddings of token ids, (batch, tokens, width), on the text encoder's device.
+
+        Args:
+            tokens: shape (batch, 1, tokens).
         """
-        for model in (self.vae, self.text_encoder, self.unet):
-            model.requires_grad_(False).eval().to(device)
-        if device.type == "cuda":
-            self.unet.to(memory_format=torch.channels_last)
-            self.vae.to(memory_format=torch.channels_last)
-            self.vae.enable_slicing()
-        return self
+        tokens = tokens[:, 0].to(self.text_encoder.device)
+        return {"text": self.text_encoder(tokens).last_hidden_state}
 
-    @property
-    def vae_scale_factor(self) -> int:
-        """Image pixels per latent pixel, along one side; a power of two."""
-        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+    def added_conditions(self, batch: Mapping[str, Tensor]) -> None:
+        """What UNet and ControlNet take beside the text: nothing."""
+        return
 
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """Shape (channels, height, width) of the latents of a square image."""
-        side = image_size // self.vae_scale_factor
-        return (self.vae.config["latent_channels"], side, side)
+    def pipeline(self, scheduler: Any, controlnet: ControlNetModel | None) -> Any:
+        """diffusers' text-to-image pipeline, with a ControlNet if one is given."""
+        parts: dict[str, Any] = {
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+            "unet": self.unet,
+            "scheduler": scheduler,
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        }
+        if controlnet is None:
+            return StableDiffusionPipeline(**parts)
+        return StableDiffusionControlNetPipeline(controlnet=controlnet, **parts)
 
-    @property
-    def num_train_timesteps(self) -> int:
-        """Timesteps of the noise schedule."""
-        return int(self.scheduler.config["num_train_timesteps"])
+    def prompt_arguments(self, prompts: list[str], negatives: list[str] | None) -> dict[str, Any]:
+        """Arguments of `pipeline`'s call for prompts and, with guidance, negative prompts."""
+        return {"prompt": prompts} | ({"negative_prompt": negatives} if negatives else {})
+
+    def misfits(self) -> list[str]:
+        """Why the parts do not fit each other or this pipeline; empty if they do."""
+        width, expected = self.text_encoder.config.hidden_size, self.unet.config
+        reasons = {
+            "its UNet needs a second text encoder or image sizes, as SDXL's does": bool(
+                expected.get("addition_embed_type")
+            ),
+            f"its text encoder has width {width} and its UNet expects"
+            f" {expected['cross_attention_dim']}": width != expected["cross_attention_dim"],
+        }
+        return super().misfits() + [reason for reason, fails in reasons.items() if fails]
 
 
 def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
@@ -61,66 +116,4 @@ def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
     Raises:
         UserError: a part is missing or damaged.
     """
-    with _naming(folder):
-        return StableDiffusion(
-            vae=load_vae(folder),
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet"),
-            scheduler=DDPMScheduler.from_pretrained(folder / "scheduler"),
-        )
-
-
-def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
-    """Load a model's autoencoder alone, frozen and in evaluation mode; see `load_stable_diffusion`.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    path = folder / "vae"
-    with _naming(folder):
-        is_linear = AutoencoderKL.load_config(path).get("_class_name") == "LinearAutoencoder"
-        vae = (LinearAutoencoder if is_linear else AutoencoderKL).from_pretrained(path)
-    return vae.requires_grad_(False).eval()
-
-
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Turn errors of a damaged model into a message that names its folder."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        message = str(error).splitlines()[0]
-        raise UserError(f"{folder}: no base model ({message}); `dvc checkout` it") from None
-
-
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token ids, shape (batch, tokens), truncated and padded to the text encoder's length."""
-    tokens: Tensor = tokenizer(
-        captions, padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
-    return tokens
-
-
-def truncated_text(tokenizer: CLIPTokenizer, caption: str) -> str:
-    """The end of a caption that the text encoder does not see, "" if it sees all of it."""
-    ids, limit = tokenizer(caption).input_ids, tokenizer.model_max_length
-    return str(tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
-
-
-@torch.no_grad()
-def encode_prompts(base: StableDiffusion, captions: list[str]) -> Tensor:
-    """Text embeddings, shape (batch, tokens, width), on the text encoder's device."""
-    return encode_tokens(base, tokenize(base.tokenizer, captions))
-
-
-@torch.no_grad()
-def encode_tokens(base: StableDiffusion, tokens: Tensor) -> Tensor:
-    """Text embeddings of token ids; see `encode_prompts`.
-
-    Args:
-        base: the model with the text encoder.
-        tokens: shape (batch, tokens).
-    """
-    embedding: Tensor = base.text_encoder(tokens.to(base.text_encoder.device)).last_hidden_state
-    return embedding
+    return StableDiffusion.load(folder)

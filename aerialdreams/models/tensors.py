@@ -1,4 +1,4 @@
-"""Images as the tensors that networks take."""
+"""Images, and what part of them is shown, as the tensors that networks take."""
 
 import numpy as np
 import torch
@@ -16,3 +16,18 @@ def images_to_tensor(images: NDArray[np.uint8] | Tensor) -> Tensor:
         -1..1, float32, shape (batch, 3, height, width).
     """
     return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def image_windows(size: int, corners: list[tuple[int, int]], side: int) -> Tensor:
+    """Which square window of its image each sample is, as SDXL's `time_ids` say it.
+
+    Args:
+        size: height and width of the whole images, pixels.
+        corners: top and left of each window, pixels.
+        side: height and width of the windows, pixels.
+
+    Returns:
+        Int64, (samples, 6): height and width of the image, top and left, height and width of the
+        window.
+    """
+    return torch.tensor([[size, size, top, left, side, side] for top, left in corners])

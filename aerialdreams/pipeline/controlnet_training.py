@@ -22,8 +22,8 @@ from aerialdreams.data.land_cover import class_ids
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import generate_batch, requests_from_split
 from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.sampling import Sampling
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.params import Params
 from aerialdreams.paths import CONTROLNET
 from aerialdreams.pipeline.distributed import Distributed, init_distributed
@@ -58,7 +58,7 @@ class Training:
     accelerator: Accelerator
     distributed: Distributed
     device: torch.device
-    base: StableDiffusion
+    base: BaseModel
     conditioning: MaskConditioning
     source: TrainingSource
     model: ControlledUNet
@@ -103,7 +103,7 @@ def set_up(params: Params) -> Training:
     # With several processes on a CPU accelerate's device is cpu:0, which torch.load rejects.
     on_gpu = accelerator.device.type != "cpu"
     device = accelerator.device if on_gpu else torch.device("cpu")
-    base = load_stable_diffusion().to(device)
+    base = load_base().to(device)
     if stage.latent_cache:
         offload_encoders(base)
     conditioning = MaskConditioning(stage.conditioning, tuple(params.classes))
@@ -132,7 +132,7 @@ def set_up(params: Params) -> Training:
         source=(
             LatentSource("train")
             if stage.latent_cache
-            else ImageSource("train", params.image_size, base.tokenizer)
+            else ImageSource("train", params.image_size, base.tokenizers)
         ),
         model=model,
         weights=weights,
@@ -168,10 +168,10 @@ def class_weights_of(params: Params) -> torch.Tensor:
     return balanced_weights(percentages, class_ids(params.classes), exponent)
 
 
-def offload_encoders(base: StableDiffusion) -> None:
+def offload_encoders(base: BaseModel) -> None:
     """Move to the CPU what cached latents make unnecessary: 1.7 GB of Stable Diffusion 2.1."""
-    base.vae.to("cpu")
-    base.text_encoder.to("cpu")
+    for network in (base.vae, *base.text_encoders):
+        network.to("cpu")
 
 
 def prepare_model(training: Training, decoder: bool) -> tuple[Any, Any]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import load_controlnet, new_controlnet
-from aerialdreams.models.stable_diffusion import StableDiffusion, encode_tokens
-from aerialdreams.models.tensors import images_to_tensor
+from aerialdreams.models.families import BaseModel
+from aerialdreams.models.tensors import image_windows, images_to_tensor
 from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.latents import Sample, TrainingSource
 from aerialdreams.training.losses import (
@@ -45,7 +45,12 @@ class ControlledUNet(torch.nn.Module):
         return torch.nn.ModuleList([unet.up_blocks, unet.conv_norm_out, unet.conv_out])
 
     def forward(
-        self, noisy_latents: Tensor, timesteps: Tensor, text: Tensor, conditioning: Tensor
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        conditioning: Tensor,
+        added: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Predict noise or velocity, as the base model does.
 
@@ -54,15 +59,24 @@ class ControlledUNet(torch.nn.Module):
             timesteps: (batch,).
             text: caption embeddings, (batch, tokens, width).
             conditioning: from `MaskConditioning`, (batch, conditioning channels, height, width).
+            added: what the base model's family takes beside the text, see its `added_conditions`.
 
         Returns:
             Float32, (batch, channels, h, w).
         """
-        down, mid = self.controlnet(noisy_latents, timesteps, text, conditioning, return_dict=False)
+        down, mid = self.controlnet(
+            noisy_latents,
+            timesteps,
+            text,
+            conditioning,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )
         prediction: Tensor = self.unet(
             noisy_latents,
             timesteps,
             text,
+            added_cond_kwargs=added,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
             return_dict=False,
@@ -77,7 +91,7 @@ class ControlledUNet(torch.nn.Module):
 
 
 def new_controlled_unet(
-    base: StableDiffusion,
+    base: BaseModel,
     conditioning: MaskConditioning,
     embedding_channels: list[int],
     seed: int,
@@ -164,7 +178,7 @@ def micro_batches(batch: dict[str, Tensor], count: int) -> list[dict[str, Tensor
 
 def per_sample_loss(
     model: torch.nn.Module,
-    base: StableDiffusion,
+    base: BaseModel,
     conditioning: MaskConditioning,
     batch: dict[str, Tensor],
     class_weights: Tensor | None = None,
@@ -184,13 +198,19 @@ def per_sample_loss(
         with torch.no_grad():
             posterior = base.vae.encode(images_to_tensor(batch["image"])).latent_dist
         batch |= {"mean": posterior.mean, "std": posterior.std}
-        batch["text"] = encode_tokens(base, batch["tokens"])
+        batch |= base.encode_tokens(batch["tokens"])
     latents = batch["mean"].float() + batch["std"].float() * batch["vae_noise"]
     latents = latents * base.vae.config["scaling_factor"]
     noise, timesteps = batch["noise"], batch["timesteps"]
     target = prediction_target(base.scheduler, latents, noise, timesteps)
     noisy_latents = base.scheduler.add_noise(latents, noise, timesteps)
-    prediction = model(noisy_latents, timesteps, batch["text"].float(), conditioning(batch["mask"]))
+    prediction = model(
+        noisy_latents,
+        timesteps,
+        batch["text"].float(),
+        conditioning(batch["mask"]),
+        base.added_conditions(batch),
+    )
     # A function of each sample alone, so that batches may be split anywhere.
     size = (target.shape[-2], target.shape[-1])
     valid = valid_shares(batch["mask"], size)
@@ -203,7 +223,7 @@ def per_sample_loss(
 @torch.no_grad()
 def validation_loss(
     model: ControlledUNet,
-    base: StableDiffusion,
+    base: BaseModel,
     conditioning: MaskConditioning,
     source: TrainingSource,
     batch_size: int,
@@ -219,6 +239,8 @@ def validation_loss(
         rows = range(first, min(first + batch_size, count))
         shape = (len(rows), *latent_shape)
         batch = source.rows([Sample(row, 0, 0) for row in rows])
+        side = batch["mask"].shape[-1]
+        batch["window"] = image_windows(side, [(0, 0)] * len(rows), side)
         batch["noise"], _ = draw_noise(VALIDATION_SEED, 0, shape, num_timesteps, first)
         batch["vae_noise"] = draw_vae_noise(VALIDATION_SEED, 0, shape, first)
         batch["timesteps"] = torch.tensor(

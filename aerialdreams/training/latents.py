@@ -3,6 +3,7 @@
 The latents of FLAIR's whole train split take tens of gigabytes, so they are never all in memory.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +20,8 @@ from aerialdreams.data.augmentation import draw_orientations, orient
 from aerialdreams.data.dataset import decode_png, open_split
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.errors import UserError
-from aerialdreams.models.stable_diffusion import tokenize
+from aerialdreams.models.latent_diffusion import tokenize_all
+from aerialdreams.models.tensors import image_windows
 from aerialdreams.paths import EMPTY_CAPTION, LATENTS
 from aerialdreams.training.batches import (
     batch_indices,
@@ -55,8 +57,8 @@ class LatentSource:
     """A split's cached latents, in the order of the dataset, as encode-latents writes them.
 
     `rows` gives `mean` and `std` of the VAE's posterior, (samples, channels, h, w), unscaled;
-    `text`, the caption's embedding, (samples, tokens, width); `mask`, class ids, uint8, (samples,
-    size, size).
+    `text`, the caption's embedding, (samples, tokens, width), and what else the base model's
+    `encode_tokens` gives; `mask`, class ids, uint8, (samples, size, size).
 
     Raises:
         UserError: a file is missing or damaged.
@@ -66,7 +68,8 @@ class LatentSource:
         try:
             paths = sorted(folder.glob(f"{split}-*.safetensors"))
             self._files = [safe_open(path, "pt") for path in paths]
-            self._empty = safe_open(folder / EMPTY_CAPTION, "pt").get_slice("text")[0]
+            empty = safe_open(folder / EMPTY_CAPTION, "pt")
+            self._empty = {name: empty.get_tensor(name)[0] for name in empty.keys()}  # noqa: SIM118
             shapes = [file.get_slice("mean").get_shape() for file in self._files]
             texts = [file.get_slice("text").get_shape() for file in self._files]
         except (OSError, SafetensorError) as error:
@@ -82,15 +85,17 @@ class LatentSource:
 
     def rows(self, samples: list[Sample]) -> dict[str, Tensor]:
         """Tensors of some samples; see the class."""
-        columns: dict[str, list[Tensor]] = {"mean": [], "std": [], "text": [], "mask": []}
+        names = ("mean", "std", *self._empty, "mask")
+        columns: dict[str, list[Tensor]] = {name: [] for name in names}
         for row, orientation, caption in samples:
             shard = next(n for n, end in enumerate(self._ends) if row < end)
             offset = row - (self._ends[shard - 1] if shard else 0)
             file = self._files[shard]
             columns["mean"].append(file.get_slice("mean")[offset, orientation])
             columns["std"].append(file.get_slice("std")[offset, orientation])
-            text = self._empty if caption < 0 else file.get_slice("text")[offset, caption]
-            columns["text"].append(text)
+            for name, empty in self._empty.items():
+                encoded = empty if caption < 0 else file.get_slice(name)[offset, caption]
+                columns[name].append(encoded)
             mask = orient(file.get_slice("mask")[offset].numpy(), orientation)
             columns["mask"].append(torch.from_numpy(mask.copy()))
         return {name: torch.stack(tensors) for name, tensors in columns.items()}
@@ -100,12 +105,12 @@ class ImageSource:
     """A split's images and captions, not yet encoded (`train_controlnet.latent_cache: false`).
 
     `rows` gives `image`, RGB in 0..255, uint8, (samples, size, size, 3); `tokens`, the caption's
-    token ids, (samples, tokens); `mask` as `LatentSource` does.
+    token ids by each tokenizer, (samples, tokenizers, tokens); `mask` as `LatentSource` does.
     """
 
-    def __init__(self, split: str, size: int, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, split: str, size: int, tokenizers: Sequence[CLIPTokenizer]) -> None:
         self._dataset = open_split(split)
-        self._size, self._tokenizer = size, tokenizer
+        self._size, self._tokenizers = size, tokenizers
         self.num_captions = len(self._dataset[0]["captions"])
 
     def __len__(self) -> int:
@@ -125,7 +130,7 @@ class ImageSource:
             captions.append("" if caption < 0 else patch["captions"][caption])
         return {
             "image": torch.from_numpy(np.stack(images)),
-            "tokens": tokenize(self._tokenizer, captions),
+            "tokens": tokenize_all(self._tokenizers, captions),
             "mask": torch.from_numpy(np.stack(masks)),
         }
 
@@ -155,7 +160,8 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
     A batch holds what `source.rows` gives, and
 
     - `vae_noise`, to sample latents from mean and std, (samples, channels, h, w);
-    - `noise`, the diffusion noise, of the same shape; `timesteps`, int64, (samples,).
+    - `noise`, the diffusion noise, of the same shape; `timesteps`, int64, (samples,);
+    - `window`, which part of its image each sample is, (samples, 6), see `image_windows`.
 
     Args:
         source: the train split.
@@ -186,15 +192,20 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
         channels, size, _ = self.latent_shape
         samples = draw_samples(self.source, self.draws, step)[own]
         rows = self.source.rows(samples)
+        corners = [(0, 0)] * self.share
+        pixels = rows["mask"].shape[-1]
+        scale = pixels // size  # pixels of a position
         if crop:
             corners = draw_crops(seed, step, self.draws.batch_size, size, crop)[own]
             rows = crop_rows(rows, corners, crop)
+        shown = [(top * scale, left * scale) for top, left in corners]
         shape = (self.share, channels, crop or size, crop or size)
         noise, timesteps = draw_noise(seed, step, shape, self.num_timesteps, self.first)
         return rows | {
             "vae_noise": draw_vae_noise(seed, step, shape, self.first),
             "noise": noise,
             "timesteps": timesteps,
+            "window": image_windows(pixels, shown, rows["mask"].shape[-1]),
         }
 
 

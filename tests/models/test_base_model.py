@@ -21,11 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
-from aerialdreams.models.stable_diffusion import (
-    StableDiffusion,
-    encode_prompts,
-    load_stable_diffusion,
-)
+from aerialdreams.models.families import encode_prompts
+from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
 from aerialdreams.paths import EMPTY_CAPTION, LATENTS
@@ -135,9 +132,10 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     model, conditioning = new_model(small, base), conditioning_of(small)
     masks = np.full((2, 64, 64), 5, np.uint8)
     rows = {"mean": torch.zeros(2, 1, 4, 8, 8), "std": torch.ones(2, 1, 4, 8, 8)}
-    rows["text"] = encode_prompts(base, ["Aerial view of France.", "France."])[:, None]
+    texts = encode_prompts(base, ["Aerial view of France.", "France."])
+    rows["text"] = texts["text"][:, None]
     encode_latents.save(LATENTS / "train-0.safetensors", rows | {"mask": torch.from_numpy(masks)})
-    encode_latents.save(LATENTS / EMPTY_CAPTION, {"text": encode_prompts(base, [""])})
+    encode_latents.save(LATENTS / EMPTY_CAPTION, encode_prompts(base, [""]))
     draws = Draws(seed=0, batch_size=2, caption_dropout=0.0, augment=False)
     batch = ControlNetBatches(LatentSource(), draws, base.latent_shape(64), 1000)[0]
     loss = per_sample_loss(model, base, conditioning, batch).mean()

@@ -13,15 +13,12 @@ from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch, reconstruct
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import new_controlnet
+from aerialdreams.models.families import encode_prompts
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
-from aerialdreams.models.stable_diffusion import (
-    StableDiffusion,
-    encode_prompts,
-    load_stable_diffusion,
-)
+from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
@@ -267,7 +264,7 @@ def test_initial_residuals_reach_the_unet(base: StableDiffusion, params: Params)
     conditioning = conditioning_of(params)
     channels = params.train_controlnet.embedding_channels
     masks = conditioning(torch.ones(1, 64, 64, dtype=torch.uint8))
-    noise, text = torch.randn(1, *base.latent_shape(64)), encode_prompts(base, ["a"])
+    noise, text = torch.randn(1, *base.latent_shape(64)), encode_prompts(base, ["a"])["text"]
 
     def residual(scale: float) -> float:
         controlnet = new_controlnet(base.unet, conditioning, channels, 0, scale)

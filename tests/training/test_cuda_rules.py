@@ -113,7 +113,7 @@ def controlnet_batch(base: StableDiffusion, cached: bool) -> dict[str, torch.Ten
         text = torch.zeros(2, 77, width)
         return batch | {"mean": torch.zeros(shape), "std": torch.ones(shape), "text": text}
     image = torch.from_numpy(np.zeros((2, 32, 32, 3), np.uint8))
-    return batch | {"image": image, "tokens": torch.ones(2, 77, dtype=torch.int64)}
+    return batch | {"image": image, "tokens": torch.ones(2, 1, 77, dtype=torch.int64)}
 
 
 def controlnet_step(params: Params, device: str, cached: bool = True) -> torch.Tensor:

@@ -328,7 +328,7 @@ def test_samples_are_functions_of_the_step(place: Path) -> None:
         for name, tensor in batch.items():
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     # A turned mask is its turned image's: both come from the same patch, by another way.
-    source = ImageSource("train", 32, load_stable_diffusion().tokenizer)
+    source = ImageSource("train", 32, load_stable_diffusion().tokenizers)
     images = ControlNetBatches(source, draws, shape, 1000)
     assert torch.equal(images[3]["mask"], whole[3]["mask"])
 

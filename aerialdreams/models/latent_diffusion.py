@@ -1,0 +1,121 @@
+"""What all families of base models share: autoencoder, UNet, noise schedule, CLIP tokens."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from aerialdreams.errors import UserError
+from aerialdreams.models.linear_autoencoder import LinearAutoencoder
+from aerialdreams.paths import BASE
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+class LatentDiffusion:
+    """The part of a base model that does not depend on its family; see `models.families`."""
+
+    vae: AutoencoderKL | LinearAutoencoder
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        """The networks that encode captions."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device) -> Self:
+        """Move the networks to a device, frozen and in evaluation mode.
+
+        On a GPU, convolutions get the memory format that they compute in (channels last), and the
+        VAE decodes the images of a batch one by one: at 512 pixels, a batch of 16 would take 20 GB.
+        """
+        for model in (self.vae, *self.text_encoders, self.unet):
+            model.requires_grad_(False).eval().to(device)
+        if device.type == "cuda":
+            self.unet.to(memory_format=torch.channels_last)
+            self.vae.to(memory_format=torch.channels_last)
+            self.vae.enable_slicing()
+        return self
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Image pixels per latent pixel, along one side; a power of two."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """Shape (channels, height, width) of the latents of a square image."""
+        side = image_size // self.vae_scale_factor
+        return (self.vae.config["latent_channels"], side, side)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Timesteps of the noise schedule."""
+        return int(self.scheduler.config["num_train_timesteps"])
+
+    def misfits(self) -> list[str]:
+        """Why the parts do not fit each other or this pipeline; empty if they do."""
+        unet, latent_channels = self.unet.config, self.vae.config["latent_channels"]
+        prediction = self.scheduler.config["prediction_type"]
+        reasons = {
+            f"its UNet takes {unet['in_channels']} channels and its VAE's latents have"
+            f" {latent_channels}": unet["in_channels"] != latent_channels,
+            f"its UNet gives {unet['out_channels']} channels and its VAE's latents have"
+            f" {latent_channels}": unet["out_channels"] != latent_channels,
+            "its UNet needs class labels": bool(
+                unet.get("class_embed_type") or unet.get("num_class_embeds")
+            ),
+            f"its scheduler's prediction_type is {prediction!r}": prediction not in PREDICTIONS,
+        }
+        return [reason for reason, fails in reasons.items() if fails]
+
+
+def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
+    """Load a model's autoencoder alone, frozen and in evaluation mode; see `families.load_base`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = folder / "vae"
+    with naming(folder):
+        is_linear = AutoencoderKL.load_config(path).get("_class_name") == "LinearAutoencoder"
+        vae = (LinearAutoencoder if is_linear else AutoencoderKL).from_pretrained(path)
+    return vae.requires_grad_(False).eval()
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Turn errors of a damaged model into a message that names its folder.
+
+    Raises:
+        UserError: the model is damaged.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no base model ({message}); `dvc checkout` it") from None
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids, shape (batch, tokens), truncated and padded to the text encoder's length."""
+    tokens: Tensor = tokenizer(
+        captions, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    return tokens
+
+
+def tokenize_all(tokenizers: Sequence[CLIPTokenizer], captions: list[str]) -> Tensor:
+    """Token ids by each of a model's tokenizers, shape (batch, tokenizers, tokens)."""
+    return torch.stack([tokenize(tokenizer, captions) for tokenizer in tokenizers], 1)
+
+
+def truncated_text(tokenizer: CLIPTokenizer, caption: str) -> str:
+    """The end of a caption that the text encoder does not see, "" if it sees all of it."""
+    ids, limit = tokenizer(caption).input_ids, tokenizer.model_max_length
+    return str(tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
