@@ -40,7 +40,7 @@ def import_base(source: Path, folder: Path) -> BaseModel:
     missing = [part for part in family.PARTS if not (source / part).is_dir()]
     if missing:
         raise UserError(
-            f"{source}: has no {', '.join(missing)}; it must hold a Stable Diffusion in diffusers'"
+            f"{source}: has no {', '.join(missing)}; it must hold a {family.NAME} in diffusers'"
             " layout, with weights as .safetensors"
         )
     for part in family.PARTS:

@@ -26,6 +26,7 @@ from aerialdreams.paths import BASE
 class StableDiffusion(LatentDiffusion):
     """The parts of a Stable Diffusion pipeline."""
 
+    NAME: ClassVar = "Stable Diffusion"
     # model_index.json's _class_name of such models, and the pipeline that takes their ControlNets.
     PIPELINES: ClassVar = ("StableDiffusionPipeline", "StableDiffusionControlNetPipeline")
     WEIGHTS: ClassVar = {

@@ -41,6 +41,7 @@ class StableDiffusionXL(LatentDiffusion):
             (`force_zeros_for_empty_prompt` in model_index.json).
     """
 
+    NAME: ClassVar = "Stable Diffusion XL"
     # model_index.json's _class_name of such models, and the pipeline that takes their ControlNets.
     PIPELINES: ClassVar = ("StableDiffusionXLPipeline", "StableDiffusionXLControlNetPipeline")
     WEIGHTS: ClassVar = {

@@ -5,6 +5,8 @@ import json
 from aerialdreams.data.dataset import median_pixel_size
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.models.controlnet import FINETUNED_UNET
+from aerialdreams.models.families import family_of
+from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import BASE, DATASET
 from aerialdreams.util.files import dvc_md5
@@ -13,12 +15,12 @@ from aerialdreams.util.files import dvc_md5
 EXAMPLE = """
 import numpy as np
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, DDIMScheduler, {pipeline}
 from PIL import Image
 {imports}
 controlnet = ControlNetModel.from_pretrained("models/controlnet")
-pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-    "models/base", controlnet=controlnet, safety_checker=None)
+pipeline = {pipeline}.from_pretrained(
+    "models/base", controlnet=controlnet{options})
 pipeline.scheduler = DDIMScheduler.from_config(
     pipeline.scheduler.config, timestep_spacing="trailing")
 
@@ -59,9 +61,10 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
     """
     stage, spec = params.train_controlnet, params.dataset_spec
     base_info = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
+    family = family_of(BASE)
     base = {
         "tiny": "a tiny Stable Diffusion, trained from scratch by the pipeline",
-        "folder": "a Stable Diffusion from a local folder",
+        "folder": f"a {family.NAME} from a local folder",
         "hub": f"{base_info.get('id')} at {base_info.get('commit')}",
     }[base_info["source"]]
     licence = base_info["license"] or "not named in its card; ask the base model's publisher"
@@ -76,6 +79,8 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
     )
     example = EXAMPLE.format(
         size=params.image_size,
+        pipeline=family.PIPELINES[1],
+        options=", safety_checker=None" if family is StableDiffusion else "",
         imports=OWN_AUTOENCODER if base_info["source"] == "tiny" else "",
         condition=PREPARE_MASK[stage.conditioning].format(class_ids=class_ids(spec.classes)),
         guidance=stage.sampling.guidance,
