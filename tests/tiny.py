@@ -1,15 +1,19 @@
-"""The tiny Stable Diffusion with random weights, and what a ControlNet needs, from params."""
+"""Tiny base models with random weights, and what a ControlNet needs, from params."""
 
 from pathlib import Path
 
 import numpy as np
-from diffusers import StableDiffusionPipeline
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from aerialdreams.data.flair import PATCH_SIZE, PIXEL_SIZE
 from aerialdreams.models.conditioning import MaskConditioning
+from aerialdreams.models.families import BaseModel
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion
+from aerialdreams.models.stable_diffusion_xl import TIME_IDS, StableDiffusionXL
 from aerialdreams.models.tiny import (
     new_scheduler,
     new_text_encoder,
@@ -39,18 +43,61 @@ def tiny_stable_diffusion(
     return StableDiffusion(vae, text_encoder, tokenizer, unet, new_scheduler(tiny.unet.prediction))
 
 
-def save_stable_diffusion(base: StableDiffusion, folder: Path) -> None:
+def tiny_sdxl(params: Params, captions: list[str]) -> StableDiffusionXL:
+    """A model of SDXL's shape with random weights: what only the sizes tell apart from it."""
+    torch.manual_seed(params.base_model.tiny.seed)
+    tokenizer, tokenizer_2 = (
+        new_tokenizer(captions, params.base_model.tiny.text.vocabulary) for _ in range(2)
+    )
+    tokenizer_2.pad_token = "!"
+    text, text_2 = (
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            hidden_act=activation,
+            projection_dim=24,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        for width, activation in ((16, "quick_gelu"), (32, "gelu"))
+    )
+    return StableDiffusionXL(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8, 16),
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            latent_channels=4,
+            norm_num_groups=4,
+            scaling_factor=0.13025,
+        ),
+        text_encoder=CLIPTextModel(text),
+        text_encoder_2=CLIPTextModelWithProjection(text_2),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            transformer_layers_per_block=[1, 2],
+            norm_num_groups=4,
+            attention_head_dim=[2, 4],
+            use_linear_projection=True,
+            cross_attention_dim=16 + 32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=24 + TIME_IDS * 8,
+        ),
+        scheduler=new_scheduler("epsilon"),
+    )
+
+
+def save_base(base: BaseModel, folder: Path) -> None:
     """Save a base model in diffusers' layout, with its source.json."""
-    StableDiffusionPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        scheduler=base.scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    base.pipeline(base.scheduler, None).save_pretrained(folder)
     (folder / "source.json").write_text('{"source": "tiny", "license": "other"}')
 
 
@@ -79,7 +126,7 @@ def info_of(params: Params) -> ModelInfo:
     )
 
 
-def new_model(params: Params, base: StableDiffusion) -> ControlledUNet:
+def new_model(params: Params, base: BaseModel) -> ControlledUNet:
     """A new ControlNet with the base's UNet."""
     stage = params.train_controlnet
     return new_controlled_unet(base, conditioning_of(params), stage.embedding_channels, stage.seed)

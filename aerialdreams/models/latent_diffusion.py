@@ -1,7 +1,7 @@
 """What all families of base models share: autoencoder, UNet, noise schedule, CLIP tokens."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,6 +75,27 @@ class LatentDiffusion:
         return [reason for reason, fails in reasons.items() if fails]
 
 
+class UpcastAutoencoder(AutoencoderKL):
+    """SDXL's autoencoder as published: its activations overflow in fp16, so it leaves autocast."""
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """See AutoencoderKL."""
+        with _outside_fp16(x.device.type):
+            return super().encode(x.to(self.dtype), return_dict)
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        """See AutoencoderKL."""
+        with _outside_fp16(z.device.type):
+            return super().decode(z.to(self.dtype), return_dict, generator)
+
+
+def _outside_fp16(device: str) -> AbstractContextManager[object]:
+    """Switch autocast off if it is to fp16."""
+    if torch.get_autocast_dtype(device) == torch.float16:
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
     """Load a model's autoencoder alone, frozen and in evaluation mode; see `families.load_base`.
 
@@ -83,8 +104,13 @@ def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
     """
     path = folder / "vae"
     with naming(folder):
-        is_linear = AutoencoderKL.load_config(path).get("_class_name") == "LinearAutoencoder"
-        vae = (LinearAutoencoder if is_linear else AutoencoderKL).from_pretrained(path)
+        config = AutoencoderKL.load_config(path)
+        kind = AutoencoderKL
+        if config.get("_class_name") == "LinearAutoencoder":
+            kind = LinearAutoencoder
+        elif config.get("force_upcast") and (folder / "text_encoder_2").is_dir():
+            kind = UpcastAutoencoder
+        vae = kind.from_pretrained(path)
     return vae.requires_grad_(False).eval()
 
 

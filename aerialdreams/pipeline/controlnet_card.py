@@ -26,7 +26,7 @@ pipeline.scheduler = DDIMScheduler.from_config(
 
 mask = Image.open("mask.png").resize(({size}, {size}), Image.Resampling.NEAREST)
 {condition}
-image = pipeline("Aerial view.", condition, guidance_scale={guidance:g},
+image = pipeline("Aerial view.", {image}condition, guidance_scale={guidance:g},
                  controlnet_conditioning_scale={scale!r}, num_inference_steps={steps},
                  generator=torch.Generator().manual_seed(0)).images[0]
 image.save("photograph.png")
@@ -81,6 +81,7 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
         size=params.image_size,
         pipeline=family.PIPELINES[1],
         options=", safety_checker=None" if family is StableDiffusion else "",
+        image="" if family is StableDiffusion else "image=",
         imports=OWN_AUTOENCODER if base_info["source"] == "tiny" else "",
         condition=PREPARE_MASK[stage.conditioning].format(class_ids=class_ids(spec.classes)),
         guidance=stage.sampling.guidance,

@@ -36,7 +36,7 @@ from tests.tiny import (
     info_of,
     new_model,
     sampling_of,
-    save_stable_diffusion,
+    save_base,
     tiny_stable_diffusion,
 )
 
@@ -190,7 +190,7 @@ def test_a_single_colour_has_an_autoencoder() -> None:
 
 
 def test_diffusers_loads_the_tiny_base_by_itself(base: StableDiffusion, tmp_path: Path) -> None:
-    save_stable_diffusion(base, tmp_path)
+    save_base(base, tmp_path)
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
     assert isinstance(theirs.vae, LinearAutoencoder)
     assert theirs.vae_scale_factor == base.vae_scale_factor

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 
 from aerialdreams.data.land_cover import palette
 from aerialdreams.errors import UserError
+from aerialdreams.models.families import BaseModel
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
@@ -40,7 +41,7 @@ from stages import encode_latents, train_controlnet
 from stages.dataset import FEATURES
 from tests.conftest import ROOT
 from tests.projects import merge
-from tests.tiny import new_model, save_stable_diffusion, tiny_stable_diffusion
+from tests.tiny import new_model, save_base, tiny_stable_diffusion
 
 SMALL: dict[str, Any] = {
     "image_size": 32,
@@ -64,13 +65,18 @@ SMALL: dict[str, Any] = {
 }
 
 
+def tiny_base(params: Params, captions: list[str]) -> BaseModel:
+    """The tiny base with random weights."""
+    return tiny_stable_diffusion(params, captions, 32)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See `prepare`; made once."""
     return prepare(tmp_path_factory.mktemp("prepared"))
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, base: Callable[[Params, list[str]], BaseModel] = tiny_base) -> Path:
     """Put patches of noise (12, 4, 2), a base of noise and latents into a folder."""
     before = Path.cwd()
     os.chdir(folder)
@@ -81,7 +87,7 @@ def prepare(folder: Path) -> Path:
         draw = np.random.default_rng(0)
         for split, count in (("train", 12), ("validation", 4), ("test", 2)):
             write_patches(split, count, draw, params)
-        write_base(params)
+        save_base(base(params, ["Aerial view of 0. Number 1 from above."]), BASE)
         configure_torch(1)
         encode_latents.main(params)
         # Made once: MLflow takes seconds to build its tables.
@@ -117,12 +123,6 @@ def write_patches(split: str, count: int, draw: np.random.Generator, params: Par
         some = {name: values[part : part + 6] for name, values in rows.items()}
         path = DATASET / f"data/{split}-{part // 6:05d}-of-{-(-count // 6):05d}.parquet"
         Dataset.from_dict(some, features=FEATURES).to_parquet(path)
-
-
-def write_base(params: Params) -> None:
-    """The tiny base with random weights, in diffusers' layout."""
-    captions = ["Aerial view of 0. Number 1 from above."]
-    save_stable_diffusion(tiny_stable_diffusion(params, captions, 32), BASE)
 
 
 @pytest.fixture
