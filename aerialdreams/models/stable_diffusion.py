@@ -10,8 +10,6 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDPMScheduler,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor
@@ -80,6 +78,9 @@ class StableDiffusion(LatentDiffusion):
 
     def pipeline(self, scheduler: Any, controlnet: ControlNetModel | None) -> Any:
         """diffusers' text-to-image pipeline, with a ControlNet if one is given."""
+        # Not imported above: they warn of optional libraries, which their parts do not need.
+        from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+
         parts: dict[str, Any] = {
             "vae": self.vae,
             "text_encoder": self.text_encoder,

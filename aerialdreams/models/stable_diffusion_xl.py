@@ -14,8 +14,6 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDPMScheduler,
-    StableDiffusionXLControlNetPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor
@@ -127,6 +125,8 @@ class StableDiffusionXL(LatentDiffusion):
 
     def pipeline(self, scheduler: Any, controlnet: ControlNetModel | None) -> Any:
         """diffusers' text-to-image pipeline, with a ControlNet if one is given."""
+        from diffusers import StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+
         parts: dict[str, Any] = {
             "vae": self.vae,
             "text_encoder": self.text_encoder,
