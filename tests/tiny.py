@@ -43,7 +43,9 @@ def tiny_stable_diffusion(
     return StableDiffusion(vae, text_encoder, tokenizer, unet, new_scheduler(tiny.unet.prediction))
 
 
-def tiny_sdxl(params: Params, captions: list[str]) -> StableDiffusionXL:
+def tiny_sdxl(
+    params: Params, captions: list[str], vae_channels: tuple[int, ...] = (8, 8, 16)
+) -> StableDiffusionXL:
     """A model of SDXL's shape with random weights: what only the sizes tell apart from it."""
     torch.manual_seed(params.base_model.tiny.seed)
     tokenizer, tokenizer_2 = (
@@ -65,9 +67,9 @@ def tiny_sdxl(params: Params, captions: list[str]) -> StableDiffusionXL:
     )
     return StableDiffusionXL(
         vae=AutoencoderKL(
-            block_out_channels=(8, 8, 16),
-            down_block_types=["DownEncoderBlock2D"] * 3,
-            up_block_types=["UpDecoderBlock2D"] * 3,
+            block_out_channels=vae_channels,
+            down_block_types=["DownEncoderBlock2D"] * len(vae_channels),
+            up_block_types=["UpDecoderBlock2D"] * len(vae_channels),
             latent_channels=4,
             norm_num_groups=4,
             scaling_factor=0.13025,

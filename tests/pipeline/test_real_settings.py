@@ -1,7 +1,8 @@
-"""The settings of the real thing, `flair sd21 gpu`, on stand-ins: every stage runs at 512 pixels.
+"""The settings of the real thing, `flair sd21 gpu` and `flair sdxl gpu`, on stand-ins.
 
-Tiles in FLAIR's layout, a base model in Stable Diffusion 2.1's layout with narrow networks, and a
-segmenter checkpoint in IGN's layout with random weights. Steps and counts are cut.
+Every stage runs at 512 and 1024 pixels. Tiles in FLAIR's layout, a base model in Stable Diffusion
+2.1's or SDXL's layout with narrow networks, and a segmenter checkpoint in IGN's layout with random
+weights. Steps and counts are cut.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from aerialdreams.params import load_params
 from tests.conftest import ROOT
 from tests.models.test_base_model import save_family
 from tests.projects import git_clone, params_of, run, run_stages, set_params
+from tests.tiny import save_base, tiny_sdxl
 
 
 def write_segmenter(path: Path) -> str:
@@ -27,15 +29,23 @@ def write_segmenter(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_flair_sd21_gpu_runs_on_stand_ins(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SIZES = {"sd21": 512, "sdxl": 1024}
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_real_settings_run_on_stand_ins(
+    name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "project"
     git_clone(ROOT, project)
-    done = run(project, "aerialdreams", "settings", "flair", "sd21", "gpu")
+    done = run(project, "aerialdreams", "settings", "flair", name, "gpu")
     assert done.returncode == 0, done.stderr
     inputs = project / "data/external"
-    save_family("sd21-base", inputs / "base", load_params(ROOT / "params.yaml"))
+    params = load_params(ROOT / "params.yaml")
+    if name == "sdxl":
+        save_base(tiny_sdxl(params, ["Aerial view."], (8, 8, 16, 16)), inputs / "base")
+    else:
+        save_family("sd21-base", inputs / "base", params)
     (project / "osm").symlink_to(whole / "data/raw")
     real = params_of(project)
     set_params(
@@ -45,10 +55,11 @@ def test_flair_sd21_gpu_runs_on_stand_ins(
             "raw_patches": {"source": "folder", "folder": str(whole / "data/raw")},
             "base_model": {"source": "folder", "input": "data/external/base"},
             "train_segmenter": {
+                "steps": 2,  # of sdxl's, which trains it
                 "ign": {
                     "file": "data/external/segmenter.pth",
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
-                }
+                },
             },
             "encode_latents": {"batch_size": 1, "validation_patches": 1},
             "train_controlnet": {
@@ -76,8 +87,8 @@ def test_flair_sd21_gpu_runs_on_stand_ins(
     assert evaluation["test"]["generated"]["n"] == 1
     image = next((project / "data/generated/test/generated").glob("*.tif"))
     with rasterio.open(image) as opened:
-        assert opened.shape == (512, 512)
-        assert opened.res == (0.2, 0.2)
+        assert opened.shape == (SIZES[name], SIZES[name])
+        assert opened.res == (102.4 / SIZES[name], 102.4 / SIZES[name])
     # What was cut is speed and number alone.
     cut = params_of(project)
     for group, key in (
@@ -87,4 +98,4 @@ def test_flair_sd21_gpu_runs_on_stand_ins(
         ("train_segmenter", "source"),
     ):
         assert cut[group][key] == real[group][key]
-    assert (cut["image_size"], cut["inference_precision"]) == (512, "bf16")
+    assert (cut["image_size"], cut["inference_precision"]) == (SIZES[name], "bf16")
