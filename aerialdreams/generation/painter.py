@@ -12,7 +12,7 @@ from torch import Tensor
 from aerialdreams.data.land_cover import IGNORED, class_ids
 from aerialdreams.data.mask_values import allowed_values
 from aerialdreams.errors import UserError
-from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
+from aerialdreams.models.controlnet import load_controlnet, require_fit, with_finetuned_unet
 from aerialdreams.models.families import encode_prompts, load_base
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
@@ -59,7 +59,7 @@ class Painter:
         info: class table, image size, pixel size and default sampling settings of the model.
 
     Raises:
-        UserError: a model is missing or damaged.
+        UserError: a model is missing or damaged, or they do not fit each other.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Painter:
         self.info, self.batch_size = ModelInfo.load(Path(controlnet)), batch_size
         self.controlnet = load_controlnet(Path(controlnet)).to(device)
         base_model = load_base(Path(base)).to(device)
+        require_fit(self.controlnet, base_model, Path(controlnet))
         self.base = with_finetuned_unet(base_model, Path(controlnet))
 
     @torch.no_grad()

@@ -46,6 +46,26 @@ def with_finetuned_unet(base: BaseModel, folder: Path = CONTROLNET) -> BaseModel
     return replace(base, unet=unet.requires_grad_(False).eval().to(base.unet.device))
 
 
+def require_fit(controlnet: ControlNetModel, base: BaseModel, folder: Path) -> None:
+    """Refuse a ControlNet whose residuals and conditions are not those of a base model.
+
+    Args:
+        controlnet: the ControlNet.
+        base: the base model.
+        folder: the ControlNet's, for messages.
+
+    Raises:
+        UserError: it was trained on another kind of base model.
+    """
+    ours, theirs = controlnet.config, base.unet.config
+    for key in ("block_out_channels", "cross_attention_dim", "addition_embed_type"):
+        if str(ours[key]) != str(theirs[key]):
+            raise UserError(
+                f"{folder}: was trained on another base model: its {key} is {ours[key]}, the base"
+                f" model's is {theirs[key]}; name the one that its card names"
+            )
+
+
 def new_controlnet(
     unet: UNet2DConditionModel,
     conditioning: MaskConditioning,

@@ -41,7 +41,14 @@ from aerialdreams.util.seeding import seeded_generator
 from stages import base_model, generate_validation, train_controlnet
 from tests.conftest import changed
 from tests.hub import serve_hub
-from tests.tiny import conditioning_of, info_of, new_model, save_base, tiny_sdxl
+from tests.tiny import (
+    conditioning_of,
+    info_of,
+    new_model,
+    save_base,
+    tiny_sdxl,
+    tiny_stable_diffusion,
+)
 from tests.training.test_train_controlnet import (
     finish,
     new_place,
@@ -381,6 +388,14 @@ def test_large_masks_are_painted_whole(steering: Params) -> None:
     assert image.shape == (96, 80, 3)
     other = Painter(batch_size=1).paint(mask, "Aerial view.", steps=3)
     assert np.abs(image - other).max() <= 1  # whatever the batches of tiles
+
+
+def test_the_base_of_another_family_is_refused(steering: Params) -> None:
+    save_base(tiny_stable_diffusion(steering, CAPTIONS, 32), Path("models/other"))
+    with pytest.raises(
+        UserError, match=r"models/controlnet: was trained on another base model: its"
+    ):
+        Painter(base="models/other")
 
 
 def test_the_command_generates(steering: Params, capsys: pytest.CaptureFixture[str]) -> None:
