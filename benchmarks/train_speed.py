@@ -202,7 +202,7 @@ def run_peer(params: Params, peer: Path, steps: int, save_every: int = 0) -> Non
 
     from aerialdreams.models.conditioning import MaskConditioning
     from aerialdreams.models.controlnet import new_controlnet
-    from aerialdreams.models.stable_diffusion import load_vae
+    from aerialdreams.models.latent_diffusion import load_vae
 
     # The script loads the VAE as an AutoencoderKL; the tiny base has a LinearAutoencoder.
     diffusers.AutoencoderKL = types.SimpleNamespace(

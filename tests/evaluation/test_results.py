@@ -16,7 +16,7 @@ from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation import image_sets
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
 from aerialdreams.generation.batch import reconstruct
-from aerialdreams.models.stable_diffusion import load_vae
+from aerialdreams.models.latent_diffusion import load_vae
 from aerialdreams.params import load_params
 from aerialdreams.pipeline.distributed import SINGLE_PROCESS
 from stages import evaluate_FID

@@ -56,6 +56,7 @@ def test_real_settings_run_on_stand_ins(
             "base_model": {"source": "folder", "input": "data/external/base"},
             "train_segmenter": {
                 "steps": 2,  # of sdxl's, which trains it
+                "batch_size": 1,
                 "ign": {
                     "file": "data/external/segmenter.pth",
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
