@@ -30,7 +30,7 @@ from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
 from aerialdreams.paths import EMPTY_CAPTION, LATENTS
 from aerialdreams.training.controlnet import per_sample_loss
-from aerialdreams.training.latents import ControlNetBatches, Draws, LatentSource
+from aerialdreams.training.latents import Draws, LatentSource, TrainingBatches
 from stages import base_model, encode_latents
 from tests.conftest import changed
 from tests.hub import COMMIT, Hub, serve_hub
@@ -139,7 +139,7 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     encode_latents.save(LATENTS / "train-0.safetensors", rows | {"mask": torch.from_numpy(masks)})
     encode_latents.save(LATENTS / EMPTY_CAPTION, {"text": encode_prompts(base, [""])})
     draws = Draws(seed=0, batch_size=2, caption_dropout=0.0, augment=False)
-    batch = ControlNetBatches(LatentSource(), draws, base.latent_shape(64), 1000)[0]
+    batch = TrainingBatches(LatentSource(), draws, base.latent_shape(64), 1000)[0]
     loss = per_sample_loss(model, base, conditioning, batch).mean()
     loss.backward()
     assert 0.1 < loss.item() < 10

@@ -32,7 +32,7 @@ from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import BASE, CONTROLNET, DATASET, FREQUENCIES
 from aerialdreams.training.controlnet import warm_start
-from aerialdreams.training.latents import ControlNetBatches, Draws, ImageSource, LatentSource
+from aerialdreams.training.latents import Draws, ImageSource, LatentSource, TrainingBatches
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.util.files import dvc_md5
 from aerialdreams.util.torch_setup import configure_torch
@@ -321,15 +321,15 @@ def test_samples_are_functions_of_the_step(place: Path) -> None:
     params = settle(place, augment=True)
     stage, shape = params.train_controlnet, (4, 16, 16)
     draws = Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment)
-    whole = ControlNetBatches(LatentSource(), draws, shape, 1000)
-    halves = [ControlNetBatches(LatentSource(), draws, shape, 1000, rank, 2) for rank in (0, 1)]
+    whole = TrainingBatches(LatentSource(), draws, shape, 1000)
+    halves = [TrainingBatches(LatentSource(), draws, shape, 1000, rank, 2) for rank in (0, 1)]
     for step in (0, 7, 100):
         batch, parts = whole[step], [half[step] for half in halves]
         for name, tensor in batch.items():
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     # A turned mask is its turned image's: both come from the same patch, by another way.
     source = ImageSource("train", 32, load_stable_diffusion().tokenizer)
-    images = ControlNetBatches(source, draws, shape, 1000)
+    images = TrainingBatches(source, draws, shape, 1000)
     assert torch.equal(images[3]["mask"], whole[3]["mask"])
 
 
