@@ -1,6 +1,7 @@
 """generate-validation: images for the masks of the validation and test splits.
 
-Reads   models/controlnet/, models/base/, data/dataset/ (masks and captions of validation and test)
+Reads   models/controlnet/, models/adapted_base/, data/dataset/ (masks and captions of validation
+        and test)
 Writes  data/generated/{validation,test}/
           generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch, if it has
                          one; GROUP-ZONE.vrt shows all images of a zone as one
@@ -48,7 +49,7 @@ from aerialdreams.models.sampling import Sampling
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, CONTROLNET, DATASET, GENERATED
+from aerialdreams.paths import ADAPTED_BASE, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.util.files import dvc_md5, fingerprint, write_json
@@ -140,7 +141,7 @@ def load_models(params: Params, device: torch.device) -> Models:
             guidance=stage.guidance,
             conditioning_scale=stage.conditioning_scale,
         ),
-        hashes={"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(BASE)},
+        hashes={"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(ADAPTED_BASE)},
     )
 
 

@@ -1,6 +1,6 @@
 """train-controlnet: train a ControlNet to follow land-cover masks.
 
-Reads   data/latents/, models/base/, data/dataset/ (validation patches for the images in
+Reads   data/latents/, models/adapted_base/, data/dataset/ (validation patches for the images in
         MLflow; all of train if latent_cache is false), metrics/class_frequencies.csv
 Writes  models/controlnet/ in diffusers' layout, with aerialdreams.json, which has what generation
         needs beside the weights; metrics/controlnet.csv and metrics/controlnet_validation.csv, the
@@ -21,7 +21,7 @@ from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.params import Params, flat, flatten, read_yaml
 from aerialdreams.paths import (
-    BASE,
+    ADAPTED_BASE,
     CONTROLNET,
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
@@ -59,7 +59,7 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-INPUTS = [LATENTS, DATASET, BASE, FREQUENCIES]
+INPUTS = [LATENTS, DATASET, ADAPTED_BASE, FREQUENCIES]
 # Params of the stage that change how the work is done, not what is learnt (but for rounding).
 EXECUTION = {
     *("processes", "gradient_accumulation", "gradient_checkpointing", "compile", "attention"),

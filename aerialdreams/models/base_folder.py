@@ -1,7 +1,8 @@
-"""Import of a Stable Diffusion from a folder in diffusers' layout, with checks that it fits."""
+"""Stable Diffusion in a folder: imported with checks that it fits, or passed on."""
 
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from aerialdreams.errors import UserError
@@ -9,6 +10,8 @@ from aerialdreams.models.stable_diffusion import (
     StableDiffusion,
     load_stable_diffusion,
 )
+from aerialdreams.util.download import file_sha256
+from aerialdreams.util.files import link_or_copy
 
 WEIGHTS = {
     "vae": "diffusion_pytorch_model",
@@ -61,6 +64,28 @@ def import_base(source: Path, folder: Path) -> StableDiffusion:
         raise UserError(str(error).replace(str(folder), str(source))) from None
     _check_family(base, source)
     return base
+
+
+def pass_on(source: Path, folder: Path, without: Collection[str] = ()) -> None:
+    """Put a model's files into another folder unchanged, as hard links where that is possible.
+
+    Args:
+        source: the model's folder.
+        folder: an empty folder.
+        without: files and folders of `source` that are left out.
+    """
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        if name.parts[0] in without or not path.is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path, folder / name)
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model, by its path in the folder, for source.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def _files_of(source: Path, part: str) -> list[Path]:

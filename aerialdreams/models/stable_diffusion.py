@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from aerialdreams.errors import UserError
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
-from aerialdreams.paths import BASE
+from aerialdreams.paths import ADAPTED_BASE
 
 
 @dataclass
@@ -55,7 +55,7 @@ class StableDiffusion:
         return int(self.scheduler.config["num_train_timesteps"])
 
 
-def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
+def load_stable_diffusion(folder: Path = ADAPTED_BASE) -> StableDiffusion:
     """Load a model from a folder in diffusers' layout.
 
     Raises:
@@ -71,7 +71,7 @@ def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
         )
 
 
-def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
+def load_vae(folder: Path = ADAPTED_BASE) -> AutoencoderKL | LinearAutoencoder:
     """Load a model's autoencoder alone, frozen and in evaluation mode; see `load_stable_diffusion`.
 
     Raises:

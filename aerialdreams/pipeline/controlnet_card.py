@@ -6,7 +6,8 @@ from aerialdreams.data.dataset import median_pixel_size
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.params import Params, flatten
-from aerialdreams.paths import BASE, DATASET
+from aerialdreams.paths import ADAPTED_BASE, DATASET
+from aerialdreams.pipeline.adapted_base_card import base_in_words
 from aerialdreams.util.files import dvc_md5
 
 # The card's example; tests/training/test_train_controlnet.py runs it.
@@ -18,7 +19,7 @@ from PIL import Image
 {imports}
 controlnet = ControlNetModel.from_pretrained("models/controlnet")
 pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-    "models/base", controlnet=controlnet, safety_checker=None)
+    "models/adapted_base", controlnet=controlnet, safety_checker=None)
 pipeline.scheduler = DDIMScheduler.from_config(
     pipeline.scheduler.config, timestep_spacing="trailing")
 
@@ -58,15 +59,12 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
         validation_loss: validation loss of the saved weights.
     """
     stage, spec = params.train_controlnet, params.dataset_spec
-    base_info = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
-    base = {
-        "tiny": "a tiny Stable Diffusion, trained from scratch by the pipeline",
-        "folder": "a Stable Diffusion from a local folder",
-        "hub": f"{base_info.get('id')} at {base_info.get('commit')}",
-    }[base_info["source"]]
+    base_info = json.loads((ADAPTED_BASE / "source.json").read_text(encoding="utf-8"))
     licence = base_info["license"] or "not named in its card; ask the base model's publisher"
     groups = ("train_controlnet.", "encode_latents.", "image_size")
     settings = [(k, v) for k, v in flatten(params).items() if k.startswith(groups)]
+    adaptation = base_info.get("adaptation", {"params": {}})["params"]
+    settings += [(f"adapt_base.{name}", value) for name, value in adaptation.items()]
     rows = "\n".join(f"| `{key}` | {value} |" for key, value in settings)
     unlocked = (
         f"The last {stage.unlock_decoder_steps} steps also trained the UNet's decoder. Use the UNet"
@@ -103,7 +101,7 @@ synthetic and show no real place.
 
 | | |
 |---|---|
-| base model | {base}, MD5 {dvc_md5(BASE)} |
+| base model | {base_in_words(base_info)}, MD5 {dvc_md5(ADAPTED_BASE)} |
 | dataset | MD5 {dvc_md5(DATASET)}, as in the `dvc.lock` of the AerialDreams project |
 | loss | {loss:.6f}, mean of the last steps; {validation_loss:.6f} on validation patches |
 

@@ -1,4 +1,4 @@
-"""The settings of the real thing, `flair sd21 gpu`, on stand-ins: every stage runs at 512 pixels.
+"""The settings of the real thing, `flair sd21 adapted gpu`, on stand-ins, at 512 pixels.
 
 Tiles in FLAIR's layout, a base model in Stable Diffusion 2.1's layout with narrow networks, and a
 segmenter checkpoint in IGN's layout with random weights. Steps and counts are cut.
@@ -27,12 +27,12 @@ def write_segmenter(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_flair_sd21_gpu_runs_on_stand_ins(
+def test_every_stage_runs_on_stand_ins(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "project"
     git_clone(ROOT, project)
-    done = run(project, "aerialdreams", "settings", "flair", "sd21", "gpu")
+    done = run(project, "aerialdreams", "settings", "flair", "sd21", "adapted", "gpu")
     assert done.returncode == 0, done.stderr
     inputs = project / "data/external"
     save_family("sd21-base", inputs / "base", load_params(ROOT / "params.yaml"))
@@ -50,6 +50,7 @@ def test_flair_sd21_gpu_runs_on_stand_ins(
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
                 }
             },
+            "adapt_base": {"steps": 2, "batch_size": 2, "gradient_accumulation": 2},
             "encode_latents": {"batch_size": 1, "validation_patches": 1},
             "train_controlnet": {
                 "steps": 2,
@@ -81,6 +82,8 @@ def test_flair_sd21_gpu_runs_on_stand_ins(
     # What was cut is speed and number alone.
     cut = params_of(project)
     for group, key in (
+        ("adapt_base", "precision"),
+        ("adapt_base", "lora_rank"),
         ("train_controlnet", "precision"),
         ("train_controlnet", "embedding_channels"),
         ("encode_latents", "precision"),

@@ -30,7 +30,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
-from aerialdreams.paths import BASE, CONTROLNET, DATASET, FREQUENCIES
+from aerialdreams.paths import ADAPTED_BASE, BASE, CONTROLNET, DATASET, FREQUENCIES
 from aerialdreams.training.controlnet import warm_start
 from aerialdreams.training.latents import Draws, ImageSource, LatentSource, TrainingBatches
 from aerialdreams.training.losses import snr_weights
@@ -51,6 +51,7 @@ SMALL: dict[str, Any] = {
     },
     "tracking": {"log_every": 1, "images_every": 12, "images": 2},
     "encode_latents": {"all_orientations": True, "validation_patches": 3},
+    "adapt_base": {"batch_size": 4, "warmup_steps": 4},
     "train_controlnet": {
         "embedding_channels": [8, 16, 16],
         "steps": 24,
@@ -122,7 +123,9 @@ def write_patches(split: str, count: int, draw: np.random.Generator, params: Par
 def write_base(params: Params) -> None:
     """The tiny base with random weights, in diffusers' layout."""
     captions = ["Aerial view of 0. Number 1 from above."]
-    save_stable_diffusion(tiny_stable_diffusion(params, captions, 32), BASE)
+    base = tiny_stable_diffusion(params, captions, 32)
+    save_stable_diffusion(base, BASE)
+    save_stable_diffusion(base, ADAPTED_BASE)
 
 
 @pytest.fixture
@@ -137,7 +140,8 @@ def new_place(prepared: Path, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "models").mkdir()
     (folder / "data").symlink_to(prepared / "data")
-    (folder / BASE).symlink_to(prepared / BASE)
+    for base in (BASE, ADAPTED_BASE):
+        (folder / base).symlink_to(prepared / base)
     (folder / "metrics").mkdir()
     shutil.copy(ROOT / FREQUENCIES, folder / FREQUENCIES)
     shutil.copy(prepared / "mlflow.db", folder)
@@ -145,11 +149,16 @@ def new_place(prepared: Path, folder: Path) -> Path:
 
 
 def settle(folder: Path, **changes: Any) -> Params:
-    """Write params.yaml with the small values and these of train_controlnet; gives the params."""
+    """Write params.yaml with the small values and these of train_controlnet; gives the params.
+
+    Args:
+        folder: to write it to.
+        changes: of train_controlnet, but for the groups and params of `runtime` that are named.
+    """
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     runtime = {key: changes.pop(key) for key in ("loaders", "checkpoint_every") if key in changes}
-    tracking = changes.pop("tracking", {})
-    more = {"train_controlnet": changes, "runtime": runtime, "tracking": tracking}
+    groups = {key: changes.pop(key, {}) for key in ("tracking", "adapt_base")}
+    more = {"train_controlnet": changes, "runtime": runtime, **groups}
     merge(values, SMALL)
     merge(values, more)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -161,20 +170,20 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT)}
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stages.train_controlnet"]
+def start(folder: Path, stage: str = "train_controlnet") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"stages.{stage}"]
     return subprocess.Popen(
         command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(folder: Path) -> str:
+def finish(folder: Path, stage: str = "train_controlnet", output: Path = CONTROLNET) -> str:
     """Train to the end; gives the hash of the model."""
-    process = start(folder)
+    process = start(folder, stage)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert not list((folder / "scratch").rglob("*.pt"))
-    return dvc_md5(folder / CONTROLNET)
+    return dvc_md5(folder / output)
 
 
 def curve(folder: Path, name: str = "loss") -> list[float]:
