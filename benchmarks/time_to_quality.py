@@ -205,6 +205,7 @@ def judge(model: Path) -> dict[str, float]:
         )
         features = [segmenter(pictures).double().numpy() for pictures in (images, real.images)]
     return {
+        "miou": of_generated,
         "miou_of_real": of_generated / of_real,
         "frechet": frechet_distance(features[0], features[1]),
     }
