@@ -16,7 +16,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.paths import ADAPTATION_LOSSES, ADAPTED_BASE, BASE, CONTROLNET, DATASET
 from aerialdreams.pipeline.adapted_base_card import adapted_base_card
-from aerialdreams.pipeline.publish import licence_of
+from aerialdreams.pipeline.publish import check_upload
 from aerialdreams.training.adaptation import AdaptedUNet, denoising_loss
 from aerialdreams.training.latents import Draws, ImageSource, LatentSource, TrainingBatches
 from aerialdreams.training.noising import noisy_batch
@@ -156,8 +156,22 @@ def test_the_result_says_what_it_is_made_from(place: Path) -> None:
     credits = settle(place).credits
     assert len(credits) == 2 and all(credit in adaptation["credits"] for credit in credits)
     # What is published needs licence and credits, the dataset's and those of the base's own card.
-    assert licence_of(card, [*credits, "© Their Agency"]) == "their-licence"
+    upload = check_upload("base", [*credits, "© Their Agency"])
+    assert upload.licence == "their-licence" and upload.repo_type == "model"
+    assert UNET in {name for name, _ in upload.files}
     assert "license_link: https://example.org/licence" in card.read_text()
+
+
+def test_a_base_of_the_hub_is_published_only_if_it_was_adapted(place: Path) -> None:
+    adapt(place, steps=1)
+    source = ADAPTED_BASE / "source.json"
+    origin = json.loads(source.read_text()) | {"source": "hub", "id": "their/model"}
+    source.write_text(json.dumps(origin))
+    check_upload("base", [])
+    del origin["adaptation"]
+    source.write_text(json.dumps(origin))
+    with pytest.raises(UserError, match="models/adapted_base: is their/model of the hub, unch"):
+        check_upload("base", [])
 
 
 def test_a_base_without_a_card_has_a_card_afterwards(place: Path) -> None:
