@@ -30,6 +30,8 @@ def _regular_expression(pattern: str) -> str:
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression)]
 Precision = Literal["fp32", "fp16", "bf16"]
+Schedule = Literal["cosine", "constant"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 SamplerName = Literal["ddim", "dpm++", "unipc"]
 CropSize = Annotated[int, Field(ge=0, multiple_of=16)]  # pixels
 # Channels of a network's levels, from the finest to the coarsest.
@@ -51,6 +53,20 @@ PlaceLevel = Literal[
 ]
 PLACE_LEVELS = get_args(PlaceLevel)
 CAPTION_FIELDS = ("place", "classes", "features", "season", "month", "date", *PLACE_LEVELS)
+
+
+def check_micro_batches(batch_size: int, processes: int, gradient_accumulation: int) -> None:
+    """Check that a batch can be split into parts of equal size.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    parts = processes * gradient_accumulation
+    if batch_size % parts:
+        raise ValueError(
+            f"batch_size: is {batch_size}; must be a multiple of processes x"
+            f" gradient_accumulation, {parts}"
+        )
 
 
 class Group(BaseModel):
@@ -252,6 +268,32 @@ class BaseModelParams(Group):
     tiny: TinyBase
 
 
+class AdaptBase(Group):
+    seed: Seed
+    processes: int = Field(ge=1)
+    precision: Precision
+    lora_rank: int = Field(ge=0)
+    crop: CropSize
+    augment: bool
+    caption_dropout: Share
+    steps: int = Field(ge=0)
+    batch_size: BatchSize
+    gradient_accumulation: int = Field(ge=1)
+    learning_rate: LearningRate
+    schedule: Schedule
+    warmup_steps: int = Field(ge=0)
+    optimizer: Optimizer
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    gradient_checkpointing: bool
+
+    @model_validator(mode="after")
+    def _equal_micro_batches(self) -> "AdaptBase":
+        check_micro_batches(self.batch_size, self.processes, self.gradient_accumulation)
+        return self
+
+
 class EncodeLatents(Group):
     batch_size: BatchSize
     all_orientations: bool
@@ -305,9 +347,9 @@ class TrainControlnet(Group):
     batch_size: BatchSize
     gradient_accumulation: int = Field(ge=1)
     learning_rate: LearningRate
-    schedule: Literal["cosine", "constant"]
+    schedule: Schedule
     warmup_steps: int = Field(ge=0)
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+    optimizer: Optimizer
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
     class_balance: Share
@@ -321,12 +363,7 @@ class TrainControlnet(Group):
 
     @model_validator(mode="after")
     def _equal_micro_batches(self) -> "TrainControlnet":
-        parts = self.processes * self.gradient_accumulation
-        if self.batch_size % parts:
-            raise ValueError(
-                f"batch_size: is {self.batch_size}; must be a multiple of processes x"
-                f" gradient_accumulation, {parts}"
-            )
+        check_micro_batches(self.batch_size, self.processes, self.gradient_accumulation)
         return self
 
 

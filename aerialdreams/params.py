@@ -12,6 +12,7 @@ from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.data.spec import DatasetSpec
 from aerialdreams.errors import UserError
 from aerialdreams.param_groups import (
+    AdaptBase,
     BaseModelParams,
     Captions,
     ComposeMasks,
@@ -50,6 +51,7 @@ class Params(Group):
     captions: Captions
     dataset: DatasetParams
     base_model: BaseModelParams
+    adapt_base: AdaptBase
     encode_latents: EncodeLatents
     train_segmenter: TrainSegmenter
     train_controlnet: TrainControlnet
@@ -108,6 +110,7 @@ class Params(Group):
     def _crops_of_cached_latents(self) -> "Params":
         for key, crop in (
             ("base_model.tiny.unet.crop", self.base_model.tiny.unet.crop),
+            ("adapt_base.crop", self.adapt_base.crop),
             ("train_controlnet.crop", self.train_controlnet.crop),
         ):
             if crop > self.image_size:

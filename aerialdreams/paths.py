@@ -43,6 +43,10 @@ CONTACT_SHEET = Path("data/contact_sheet.png")
 BASE = Path("models/base")
 UNET_LOSSES = Path("metrics/unet.csv")
 
+# adapt-base
+ADAPTED_BASE = Path("models/adapted_base")
+ADAPTATION_LOSSES = Path("metrics/adaptation.csv")
+
 # encode-latents
 LATENTS = Path("data/latents")
 EMPTY_CAPTION = "empty.safetensors"  # in LATENTS; `text` in it is the empty caption's embedding

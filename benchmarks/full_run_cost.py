@@ -1,6 +1,7 @@
 """What the full run costs: FLAIR and Stable Diffusion 2.1 with the settings `flair sd21 gpu`.
 
-Usage   python -m benchmarks.full_run_cost [--tflops T] [--utilisation SHARE] [--gpus N]
+Usage   python -m benchmarks.full_run_cost [--settings NAME ...] [--tflops T]
+            [--utilisation SHARE] [--gpus N]
 Counts the floating-point operations of each stage with torch's FlopCounterMode, on torch's meta
 device and at the settings' sizes, and divides them by what the GPU is assumed to sustain: its peak
 in bf16 (989 TFLOPS is NVIDIA's figure for an H100 SXM) times the utilisation. Data loading is
@@ -22,6 +23,7 @@ from aerialdreams.models.controlnet import new_controlnet
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.params import Params
+from aerialdreams.training.adaptation import AdaptedUNet
 from aerialdreams.training.controlnet import ControlledUNet
 from tests.projects import merge
 
@@ -31,22 +33,24 @@ PATCHES = {"train": 49_900, "validation": 11_800, "test": 15_700}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", nargs="+", default=["flair", "sd21", "gpu"])
     parser.add_argument("--tflops", type=float, default=989.0)
     parser.add_argument("--utilisation", type=float, default=0.25)
     parser.add_argument("--gpus", type=int, default=1)
     words = parser.parse_args()
     speed = words.tflops * 1e12 * words.utilisation * words.gpus
-    hours = {name: flops / speed / 3600 for name, flops in stage_flops(real_params()).items()}
+    params = real_params(words.settings)
+    hours = {name: flops / speed / 3600 for name, flops in stage_flops(params).items()}
     for name, value in hours.items():
         print(f"{name:20} {value:8.2f} h")
     print(f"{'all':20} {sum(hours.values()):8.2f} h")
     print(json.dumps({"units": "hours", "gpus": words.gpus, "hours": hours}))
 
 
-def real_params() -> Params:
-    """The project's params with the settings `flair sd21 gpu`."""
+def real_params(settings: list[str]) -> Params:
+    """The project's params with some settings."""
     values = yaml.safe_load(Path("params.yaml").read_text())
-    for name in ("flair", "sd21", "gpu"):
+    for name in settings:
         merge(values, yaml.safe_load(Path(f"settings/{name}.yaml").read_text()))
     return Params.model_validate(values)
 
@@ -88,6 +92,8 @@ def stage_flops(params: Params) -> dict[str, float]:
         train = count(lambda: model(*inputs).sum().backward())
         judged = count(lambda: judge(image))
         learnt = count(lambda: segmenter(image).sum().backward())
+        adapted = AdaptedUNet(unet, params.adapt_base.lora_rank, 0)
+        adapt = encode + count(lambda: adapted(*inputs[:3]).sum().backward())
     stage, sampling = params.generate_validation, params.train_controlnet.sampling
     evaluations = sampling.steps * (2 if sampling.guidance > 1 else 1)
     masks = sum(min(PATCHES[s], stage.masks or PATCHES[s]) for s in ("validation", "test"))
@@ -95,6 +101,7 @@ def stage_flops(params: Params) -> dict[str, float]:
     images = masks + extra * (stage.samples - 1 + len(stage.styles))
     utility = params.evaluate_utility
     return {
+        "adapt-base": params.adapt_base.steps * params.adapt_base.batch_size * adapt,
         "encode-latents": PATCHES["train"] * encode,
         "train-controlnet": params.train_controlnet.steps
         * params.train_controlnet.batch_size

@@ -32,6 +32,7 @@ STAGES = {  # the output of each stage that is compared
     "captions": "data/captions.parquet",
     "dataset": "data/dataset",
     "base_model": "models/base",
+    "adapt_base": "models/adapted_base",
     "encode_latents": "data/latents",
     "train_segmenter": "models/segmenter",
     "train_controlnet": "models/controlnet",

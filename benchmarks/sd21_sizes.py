@@ -15,7 +15,7 @@ import yaml
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from aerialdreams.paths import BASE, DATASET
+from aerialdreams.paths import ADAPTED_BASE, DATASET
 
 SIZE = 512
 
@@ -51,8 +51,12 @@ def make_project(project: Path, batch: int, precision: str) -> None:
     }
     params["train_controlnet"]["sampling"]["steps"] = 2
     (project / "params.yaml").write_text(yaml.safe_dump(params))
-    save_base(project / BASE, CLIPTokenizer.from_pretrained(root / BASE / "tokenizer"))
-    shutil.copy(root / BASE / "source.json", project / BASE)  # read by the model card
+    save_base(
+        project / ADAPTED_BASE, CLIPTokenizer.from_pretrained(root / ADAPTED_BASE / "tokenizer")
+    )
+    shutil.copy(
+        root / ADAPTED_BASE / "source.json", project / ADAPTED_BASE
+    )  # read by the model card
     encode = [sys.executable, "-m", "stages.encode_latents"]
     subprocess.run(encode, cwd=project, check=True, stdout=sys.stderr)
 

@@ -23,11 +23,13 @@ import numpy as np
 
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
+from aerialdreams.util.batched import batched
 from benchmarks.train_speed import LINKS, linked_project, run_part, run_peer, versions
 
 JUDGE = "models/segmenter"
 CHECKS = 6  # of the peer's ControlNet during its training
 PROBE_STEPS = 12
+BATCH = 16  # images that are generated at once
 
 
 def main() -> None:
@@ -164,11 +166,11 @@ def train_peer(arguments: argparse.Namespace) -> dict[str, list[float]]:
     return {"times": times}
 
 
-def judge(model: Path) -> dict[str, float]:
-    """The judge's scores of images that a ControlNet generates for the validation masks."""
+def judge(model: Path, count: int = 0) -> dict[str, float]:
+    """The judge's scores of images that a ControlNet generates for `count` (0: all) masks."""
     import torch
 
-    from aerialdreams.data.dataset import load_split
+    from aerialdreams.data.dataset import load_evenly_spaced
     from aerialdreams.data.land_cover import class_ids
     from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
     from aerialdreams.evaluation.metrics import agreement, confusion, frechet_distance
@@ -181,7 +183,7 @@ def judge(model: Path) -> dict[str, float]:
 
     params = load_params()
     device = configure_torch(params.compute.threads, params.compute.deterministic)
-    real = load_split("validation", params.image_size)
+    real = load_evenly_spaced("validation", count, params.image_size)
     controlnet, base = load_controlnet(model), load_base()
     ids, names = class_ids(params.classes), [c.name for c in params.classes]
     channels = controlnet.config["conditioning_channels"]
@@ -189,13 +191,13 @@ def judge(model: Path) -> dict[str, float]:
         "colours" if channels == 3 else "one_hot", tuple(params.classes)
     )
     base = with_finetuned_unet(base, model)
-    images = generate_batch(
-        base.to(device),
-        controlnet.to(device),
-        conditioning,
-        requests_from_split(real),
-        sampling_of(params),
-        params.generate_validation.seed,
+    base, controlnet = base.to(device), controlnet.to(device)
+    sampling, seed = sampling_of(params), params.generate_validation.seed
+    images = np.concatenate(
+        [
+            generate_batch(base, controlnet, conditioning, requests, sampling, seed)
+            for requests in batched(requests_from_split(real), BATCH)
+        ]
     )
     with torch.no_grad():
         segmenter = SegmenterFeatures(device, ids)
@@ -205,6 +207,7 @@ def judge(model: Path) -> dict[str, float]:
         )
         features = [segmenter(pictures).double().numpy() for pictures in (images, real.images)]
     return {
+        "miou": of_generated,
         "miou_of_real": of_generated / of_real,
         "frechet": frechet_distance(features[0], features[1]),
     }

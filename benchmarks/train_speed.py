@@ -33,7 +33,7 @@ import numpy as np
 import stages  # noqa: F401  (sets the libraries' environment before they are imported)
 from aerialdreams.params import Params, load_params
 
-LINKS = ("data", "models/base", "metrics/class_frequencies.csv", "params.yaml")
+LINKS = ("data", "models/adapted_base", "metrics/class_frequencies.csv", "params.yaml")
 PROFILED = range(30, 40)  # steps in which GPU kernels are profiled; only earlier steps are timed
 
 
@@ -211,12 +211,12 @@ def run_peer(params: Params, peer: Path, steps: int, save_every: int = 0) -> Non
     if "torchvision" not in sys.modules:
         sys.modules["torchvision"] = pillow_transforms()
     stage = params.train_controlnet
-    unet = UNet2DConditionModel.from_pretrained("models/base/unet")
+    unet = UNet2DConditionModel.from_pretrained("models/adapted_base/unet")
     conditioning = MaskConditioning("colours", tuple(params.classes))
     start = new_controlnet(unet, conditioning, stage.embedding_channels, stage.seed)
     start.save_pretrained("start")
     options = {
-        "pretrained_model_name_or_path": "models/base",
+        "pretrained_model_name_or_path": "models/adapted_base",
         "controlnet_model_name_or_path": "start",
         "train_data_dir": "data/dataset",
         "conditioning_image_column": "mask",

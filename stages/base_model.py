@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 
 from aerialdreams.data.dataset import load_split
 from aerialdreams.errors import UserError
-from aerialdreams.models.base_folder import files_of_family, import_base
+from aerialdreams.models.base_folder import file_hashes, files_of_family, import_base
 from aerialdreams.models.families import BaseModel, family_of
 from aerialdreams.models.latent_diffusion import tokenize
 from aerialdreams.models.tiny import (
@@ -40,7 +40,6 @@ from aerialdreams.training.linear_autoencoder import (
 )
 from aerialdreams.training.loss_curves import LossCurve, write_curve
 from aerialdreams.training.tiny_base import UNetSettings, encode_images, train_unet
-from aerialdreams.util.download import file_sha256
 from aerialdreams.util.files import atomic_folder, refuse_overlap, write_json
 from aerialdreams.util.hub import download_snapshot
 from aerialdreams.util.scratch import work_folder
@@ -70,8 +69,7 @@ def main(params: Params) -> str:
             summary = f"{stage.id} at {source.name[:12]}: {describe(import_base(source, folder))}"
             origin |= {"id": stage.id, "commit": source.name}
         origin["license"] = licence_of(folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        origin["sha256"] = {f.relative_to(folder).as_posix(): file_sha256(f) for f in files}
+        origin["sha256"] = file_hashes(folder)
         write_json(folder / "source.json", origin)
     write_curve(UNET_LOSSES, losses.means())
     return summary

@@ -1,6 +1,6 @@
 """encode-latents: images and captions of the train split, encoded once by the base model.
 
-Reads   data/dataset/ (train, and some validation patches), models/base/
+Reads   data/dataset/ (train, and some validation patches), models/adapted_base/
 Writes  data/latents/, one file per train shard: `mean` and `std` of the VAE's posterior of each
         image, in one or all eight orientations; `text`, the embeddings of its captions, with SDXL
         also `pooled`; `mask`, at the size of the models' images. The same of some validation
@@ -31,7 +31,7 @@ from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.models.families import BaseModel, encode_prompts, load_base
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, DATASET, EMPTY_CAPTION, LATENTS
+from aerialdreams.paths import ADAPTED_BASE, DATASET, EMPTY_CAPTION, LATENTS
 from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.util.batched import batched
@@ -56,7 +56,7 @@ def main(params: Params) -> str:
         params.runtime.loaders,
     )
     decisive = [stage, params.image_size, params.inference_precision, params.compute]
-    key = fingerprint(decisive, __file__, [DATASET, BASE]) if distributed.is_main else ""
+    key = fingerprint(decisive, __file__, [DATASET, ADAPTED_BASE]) if distributed.is_main else ""
     paths = shard_paths("train")
     with (
         distributed.shared_folder(resumable_folder(LATENTS, scratch_dir(), key)) as folder,

@@ -1,7 +1,7 @@
 """evaluate-FID: evaluate generated images against real ones and an untrained baseline.
 
-Reads   data/generated/, data/dataset/, models/segmenter/, models/base/vae/; the FID Inception if
-        its weights are set
+Reads   data/generated/, data/dataset/, models/segmenter/, models/adapted_base/vae/; the FID
+        Inception if its weights are set
 Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv, plots of per-class IoU;
         metrics/confusion.json, pixels by true class (row) and predicted class (column);
         data/agreement.parquet, pixel accuracy of each image; the same numbers in the MLflow run

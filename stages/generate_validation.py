@@ -1,7 +1,7 @@
 """generate-validation: images for the masks of the validation and test splits, and composed masks.
 
-Reads   models/controlnet/, models/base/, data/dataset/ (masks and captions of validation and test),
-        data/composed/
+Reads   models/controlnet/, models/adapted_base/, data/composed/, data/dataset/ (masks and captions
+        of validation and test)
 Writes  data/generated/{validation,test}/
           generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch, if it has
                          one; GROUP-ZONE.vrt shows all images of a zone as one
@@ -51,7 +51,7 @@ from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, COMPOSED, CONTROLNET, DATASET, GENERATED
+from aerialdreams.paths import ADAPTED_BASE, COMPOSED, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.distributed import start_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.util.batched import batched
@@ -149,7 +149,7 @@ def load_models(params: Params, device: torch.device) -> Models:
             guidance=stage.guidance,
             conditioning_scale=stage.conditioning_scale,
         ),
-        hashes={"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(BASE)},
+        hashes={"controlnet_md5": dvc_md5(CONTROLNET), "base_md5": dvc_md5(ADAPTED_BASE)},
     )
 
 

@@ -1,7 +1,7 @@
 """report: samples, metrics, losses and provenance of the model on one page.
 
 Reads   data/generated/, data/dataset/, data/agreement.parquet, data/patches.parquet,
-        models/base/source.json, settings/default.yaml,
+        models/adapted_base/source.json, settings/default.yaml,
         metrics/{evaluation,confusion,utility}.json,
         metrics/{controlnet,controlnet_validation,class_frequencies}.csv
 Writes  data/report.html: what was trained on what and how good it is, samples with a slider and
@@ -17,8 +17,8 @@ from aerialdreams.evaluation.spectra import TOLERANCE
 from aerialdreams.generation.outputs import MANIFEST, evaluated_splits
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import (
+    ADAPTED_BASE,
     AGREEMENT,
-    BASE,
     CONFUSION,
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
@@ -27,6 +27,7 @@ from aerialdreams.paths import (
     REPORT,
     UTILITY,
 )
+from aerialdreams.pipeline.adapted_base_card import adaptation_in_words
 from aerialdreams.pipeline.html import page_script, render
 from aerialdreams.pipeline.mlflow_store import runs_page
 from aerialdreams.pipeline.report_page import (
@@ -101,7 +102,7 @@ def main(params: Params) -> str:
 
 def model_facts(params: Params) -> dict[str, str]:
     """What was trained on what, for the page's first paragraph."""
-    origin = read_json(BASE / "source.json")
+    origin = read_json(ADAPTED_BASE / "source.json")
     base = {
         "tiny": "a tiny Stable Diffusion trained from scratch",
         "hub": str(origin.get("id")),
@@ -110,7 +111,7 @@ def model_facts(params: Params) -> dict[str, str]:
     name = params.dataset_spec.name
     invented = params.raw_patches.source == "sample"
     return {
-        "base": base,
+        "base": base + adaptation_in_words(origin),
         "dataset": f"an invented sample in the format of {name}" if invented else name,
         "patches": f"{count_patches('train'):,}",
         "steps": f"{params.train_controlnet.steps:,}",

@@ -1,7 +1,7 @@
 """train-controlnet: train a ControlNet to follow land-cover masks.
 
-Reads   data/latents/, models/base/, data/dataset/ (validation patches for the images in MLflow; all
-        of train if latent_cache is false), metrics/class_frequencies.csv
+Reads   data/latents/, models/adapted_base/, data/dataset/ (validation patches for the images in
+        MLflow; all of train if latent_cache is false), metrics/class_frequencies.csv
 Writes  models/controlnet/ in diffusers' layout, with aerialdreams.json, which has what generation
         needs beside the weights; metrics/controlnet.csv and metrics/controlnet_validation.csv, the
         losses; a run in MLflow with params, curves, images and the model
@@ -21,7 +21,7 @@ from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.params import Params, flat, flatten, read_yaml
 from aerialdreams.paths import (
-    BASE,
+    ADAPTED_BASE,
     CONTROLNET,
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
@@ -29,14 +29,14 @@ from aerialdreams.paths import (
     FREQUENCIES,
     LATENTS,
 )
+from aerialdreams.pipeline import accelerator as accelerator_module
 from aerialdreams.pipeline import controlnet_training
+from aerialdreams.pipeline.accelerator import Speedometer, memory_megabytes
 from aerialdreams.pipeline.controlnet_card import controlnet_card
 from aerialdreams.pipeline.controlnet_training import (
-    Speedometer,
     Training,
     batches_of_rank,
     evaluation_weights,
-    memory_megabytes,
     prepare_model,
     sample_images,
     sampling_of,
@@ -47,9 +47,9 @@ from aerialdreams.pipeline.identity import recipe_of, training_identity
 from aerialdreams.pipeline.launch import is_launched, launch_processes
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
 from aerialdreams.pipeline.tracking import Run, register_model, training_run
-from aerialdreams.training.batches import load_batches
+from aerialdreams.training.batches import load_batches, micro_batches
 from aerialdreams.training.checkpoint import StopSignal
-from aerialdreams.training.controlnet import micro_batches, per_sample_loss
+from aerialdreams.training.controlnet import per_sample_loss
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
@@ -59,7 +59,7 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
-INPUTS = [LATENTS, DATASET, BASE, FREQUENCIES]
+INPUTS = [LATENTS, DATASET, ADAPTED_BASE, FREQUENCIES]
 # Params of the stage that change how the work is done, not what is learnt (but for rounding).
 EXECUTION = {
     *("processes", "gradient_accumulation", "gradient_checkpointing", "compile", "attention"),
@@ -118,8 +118,8 @@ def identity_of(params: Params) -> dict[str, Any]:
     decisive = params.train_controlnet.model_dump(mode="json", exclude=EXECUTION)
     decisive["image_size"] = params.image_size
     decisive["classes"] = [land_cover.model_dump() for land_cover in params.classes]
-    scripts, rooms = [__file__, controlnet_training.__file__], ("data", "models", "training")
-    return training_identity(decisive, INPUTS, scripts, rooms)
+    scripts = [__file__, controlnet_training.__file__, accelerator_module.__file__]
+    return training_identity(decisive, INPUTS, scripts, ("data", "models", "training"))
 
 
 def train(training: Training, run: Run | None) -> None:

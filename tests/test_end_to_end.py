@@ -80,7 +80,7 @@ def test_mlflow_leads_from_the_run_to_dvc_lock_and_back(whole: Path) -> None:
     (run,) = client.search_runs([experiment.experiment_id])
     lock = yaml.safe_load((whole / "dvc.lock").read_text())["stages"]["train-controlnet"]
     hashes = {item["path"]: item["md5"] for item in lock["deps"] + lock["outs"]}
-    for path in ("data/dataset", "data/latents", "models/base", "models/controlnet"):
+    for path in ("data/dataset", "data/latents", "models/adapted_base", "models/controlnet"):
         assert run.data.tags[f"md5.{path}"] == hashes[path]
     # The commit that it ran on; the one after it has its dvc.lock.
     head = subprocess.run(

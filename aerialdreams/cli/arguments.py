@@ -4,7 +4,7 @@ import argparse
 import math
 from typing import Any
 
-from aerialdreams.paths import BASE, CONTROLNET
+from aerialdreams.paths import ADAPTED_BASE, CONTROLNET
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def add_model_names(parser: argparse.ArgumentParser) -> None:
         help="the model: a folder, OWNER/NAME@REVISION on the hub, or models:/NAME/VERSION of"
         " MLflow",
     )
-    parser.add_argument("--base", default=str(BASE), help="the base model, named likewise")
+    parser.add_argument("--base", default=str(ADAPTED_BASE), help="the base model, named likewise")
 
 
 def sampling_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`aerialdreams publish`: upload the dataset, the ControlNet or a Space to the Hugging Face hub."""
+"""`aerialdreams publish`: upload dataset, models or a Space to the Hugging Face hub."""
 
 import argparse
 from pathlib import Path
@@ -8,21 +8,22 @@ EXAMPLES = """\
 examples:
   aerialdreams publish dataset me/flair-captioned --dry-run
   aerialdreams publish controlnet me/flair-controlnet --private --revision v1
-  aerialdreams publish space me/aerial --controlnet me/flair-controlnet@v1 --base OWNER/NAME"""
+  aerialdreams publish base me/flair-base
+  aerialdreams publish space me/aerial --controlnet me/flair-controlnet@v1 --base me/flair-base"""
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "publish",
-        help="upload the dataset, the ControlNet or a Space to the Hugging Face hub",
-        description="Upload data/dataset, models/controlnet, or a Space with the page of `serve`,"
-        " to the Hugging Face hub, after checking licence and credits. The token is read from"
-        " HF_TOKEN or `hf auth login`.",
+        help="upload dataset, models or a Space to the Hugging Face hub",
+        description="Upload data/dataset, models/adapted_base, models/controlnet, or a Space with"
+        " the page of `serve`, to the Hugging Face hub, after checking licence and credits. The"
+        " token is read from HF_TOKEN or `hf auth login`.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=["dataset", "controlnet", "space"])
+    parser.add_argument("kind", choices=["dataset", "base", "controlnet", "space"])
     parser.add_argument("repo", help="repository on the hub, OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", default="main", help="branch (default main)")

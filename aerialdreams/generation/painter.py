@@ -17,7 +17,7 @@ from aerialdreams.models.families import encode_prompts, load_base
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
 from aerialdreams.models.tensors import image_windows, images_to_tensor
-from aerialdreams.paths import BASE, CONTROLNET
+from aerialdreams.paths import ADAPTED_BASE, CONTROLNET
 from aerialdreams.util.batched import batched
 from aerialdreams.util.progress import progress
 from aerialdreams.util.seeding import seeded_generator
@@ -65,7 +65,7 @@ class Painter:
     def __init__(
         self,
         controlnet: Path | str = CONTROLNET,
-        base: Path | str = BASE,
+        base: Path | str = ADAPTED_BASE,
         batch_size: int = 4,
         precision: str | None = None,
     ) -> None:

@@ -1,11 +1,14 @@
-"""Import of a base model from a folder in diffusers' layout, with checks that it fits."""
+"""Base models in folders: imported with checks that they fit, or passed on."""
 
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from aerialdreams.errors import UserError
 from aerialdreams.models.families import SUPPORTED, BaseModel, Family, family_of
+from aerialdreams.util.download import file_sha256
+from aerialdreams.util.files import link_or_copy
 
 LFS_POINTER = b"version https://git-lfs"
 
@@ -60,6 +63,28 @@ def import_base(source: Path, folder: Path) -> BaseModel:
     if failed:
         raise UserError(f"{source}: cannot be the base model: {'; '.join(failed)}. {SUPPORTED}")
     return base
+
+
+def pass_on(source: Path, folder: Path, without: Collection[str] = ()) -> None:
+    """Put a model's files into another folder unchanged, as hard links where that is possible.
+
+    Args:
+        source: the model's folder.
+        folder: an empty folder.
+        without: files and folders of `source` that are left out.
+    """
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        if name.parts[0] in without or not path.is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path, folder / name)
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model, by its path in the folder, for source.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def _files_of(source: Path, part: str, name: str | None) -> list[Path]:

@@ -15,7 +15,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.models.latent_diffusion import tokenize_all
 from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.models.stable_diffusion_xl import StableDiffusionXL
-from aerialdreams.paths import BASE
+from aerialdreams.paths import ADAPTED_BASE
 
 BaseModel = StableDiffusion | StableDiffusionXL
 Family = type[StableDiffusion] | type[StableDiffusionXL]
@@ -49,7 +49,7 @@ def family_of(folder: Path, name: str = "") -> Family:
     raise UserError(f"{name or folder}: a {pipeline} cannot be the base model. {SUPPORTED}")
 
 
-def load_base(folder: Path = BASE) -> BaseModel:
+def load_base(folder: Path = ADAPTED_BASE) -> BaseModel:
     """Load a base model of any family from a folder in diffusers' layout.
 
     Raises:

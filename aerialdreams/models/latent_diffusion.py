@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from aerialdreams.errors import UserError
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
-from aerialdreams.paths import BASE
+from aerialdreams.paths import ADAPTED_BASE
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -96,7 +96,7 @@ def _outside_fp16(device: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def load_vae(folder: Path = BASE) -> AutoencoderKL | LinearAutoencoder:
+def load_vae(folder: Path = ADAPTED_BASE) -> AutoencoderKL | LinearAutoencoder:
     """Load a model's autoencoder alone, frozen and in evaluation mode; see `families.load_base`.
 
     Raises:

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from aerialdreams.models.latent_diffusion import LatentDiffusion, load_vae, naming
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
-from aerialdreams.paths import BASE
+from aerialdreams.paths import ADAPTED_BASE
 
 
 @dataclass
@@ -112,7 +112,7 @@ class StableDiffusion(LatentDiffusion):
         return super().misfits() + [reason for reason, fails in reasons.items() if fails]
 
 
-def load_stable_diffusion(folder: Path = BASE) -> StableDiffusion:
+def load_stable_diffusion(folder: Path = ADAPTED_BASE) -> StableDiffusion:
     """Load a model from a folder in diffusers' layout.
 
     Raises:

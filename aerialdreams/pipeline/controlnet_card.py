@@ -8,7 +8,8 @@ from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.families import family_of
 from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.params import Params, flatten
-from aerialdreams.paths import BASE, DATASET
+from aerialdreams.paths import ADAPTED_BASE, DATASET
+from aerialdreams.pipeline.adapted_base_card import base_in_words
 from aerialdreams.util.files import dvc_md5
 
 # The card's example; tests/training/test_train_controlnet.py runs it.
@@ -20,7 +21,7 @@ from PIL import Image
 {imports}
 controlnet = ControlNetModel.from_pretrained("models/controlnet")
 pipeline = {pipeline}.from_pretrained(
-    "models/base", controlnet=controlnet{options})
+    "models/adapted_base", controlnet=controlnet{options})
 pipeline.scheduler = DDIMScheduler.from_config(
     pipeline.scheduler.config, timestep_spacing="trailing")
 
@@ -60,16 +61,13 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
         validation_loss: validation loss of the saved weights.
     """
     stage, spec = params.train_controlnet, params.dataset_spec
-    base_info = json.loads((BASE / "source.json").read_text(encoding="utf-8"))
-    family = family_of(BASE)
-    base = {
-        "tiny": "a tiny Stable Diffusion, trained from scratch by the pipeline",
-        "folder": f"a {family.NAME} from a local folder",
-        "hub": f"{base_info.get('id')} at {base_info.get('commit')}",
-    }[base_info["source"]]
+    base_info = json.loads((ADAPTED_BASE / "source.json").read_text(encoding="utf-8"))
+    family = family_of(ADAPTED_BASE)
     licence = base_info["license"] or "not named in its card; ask the base model's publisher"
     groups = ("train_controlnet.", "encode_latents.", "image_size")
     settings = [(k, v) for k, v in flatten(params).items() if k.startswith(groups)]
+    adaptation = base_info.get("adaptation", {"params": {}})["params"]
+    settings += [(f"adapt_base.{name}", value) for name, value in adaptation.items()]
     rows = "\n".join(f"| `{key}` | {value} |" for key, value in settings)
     unlocked = (
         f"The last {stage.unlock_decoder_steps} steps also trained the UNet's decoder. Use the UNet"
@@ -109,7 +107,7 @@ synthetic and show no real place.
 
 | | |
 |---|---|
-| base model | {base}, MD5 {dvc_md5(BASE)} |
+| base model | {base_in_words(base_info, family.NAME)}, MD5 {dvc_md5(ADAPTED_BASE)} |
 | dataset | MD5 {dvc_md5(DATASET)}, as in the `dvc.lock` of the AerialDreams project |
 | loss | {loss:.6f}, mean of the last steps; {validation_loss:.6f} on validation patches |
 

@@ -1,6 +1,5 @@
 """A ControlNet training as train-controlnet sets it up: networks, data, optimizer, checkpoint."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 
@@ -19,15 +16,14 @@ from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import Split
 from aerialdreams.data.frequencies import read_train_percentages
 from aerialdreams.data.land_cover import class_ids
-from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import generate_batch, requests_from_split
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.params import Params
 from aerialdreams.paths import CONTROLNET
-from aerialdreams.pipeline.distributed import Distributed, init_distributed
-from aerialdreams.pipeline.launch import ignore_incomplete_launch
+from aerialdreams.pipeline.accelerator import averaged_weights, start_accelerator
+from aerialdreams.pipeline.distributed import Distributed
 from aerialdreams.training.checkpoint import Checkpoint
 from aerialdreams.training.controlnet import (
     ControlledUNet,
@@ -37,10 +33,10 @@ from aerialdreams.training.controlnet import (
     warm_start,
 )
 from aerialdreams.training.latents import (
-    ControlNetBatches,
     Draws,
     ImageSource,
     LatentSource,
+    TrainingBatches,
     TrainingSource,
 )
 from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins
@@ -80,29 +76,9 @@ def set_up(params: Params) -> Training:
         UserError: the number of processes, the base model or the latents do not fit the params.
     """
     stage = params.train_controlnet
-    if stage.precision == "fp16" and not torch.cuda.is_available():
-        raise UserError(
-            "train_controlnet.precision: fp16 needs a GPU; set it to fp32 or bf16 on a CPU"
-        )
-    ignore_incomplete_launch()
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # else accelerate does not see that there are several
-        mixed_precision="no" if stage.precision == "fp32" else stage.precision,
-        # Passed, so that accelerate does not take them from its environment variables: the params
-        # alone decide the result.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dynamo_backend="no",
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    accelerator, distributed, device = start_accelerator(
+        "train_controlnet", stage.precision, stage.processes
     )
-    if accelerator.num_processes != stage.processes:
-        raise UserError(
-            f"train_controlnet.processes: is {stage.processes}, but {accelerator.num_processes}"
-            f" were started; set it to {accelerator.num_processes}"
-        )
-    distributed = init_distributed(accelerator.num_processes)
-    # With several processes on a CPU accelerate's device is cpu:0, which torch.load rejects.
-    on_gpu = accelerator.device.type != "cpu"
-    device = accelerator.device if on_gpu else torch.device("cpu")
     base = load_base().to(device)
     if stage.latent_cache:
         offload_encoders(base)
@@ -121,7 +97,9 @@ def set_up(params: Params) -> Training:
         weights += model.decoder.parameters()
     else:  # a frozen UNet may be kept in the precision that it computes in
         model.unet.to(DTYPES[stage.precision])
-    optimizer = new_optimizer(weights, stage.optimizer, stage.weight_decay, device)
+    optimizer = new_optimizer(
+        weights, "train_controlnet.optimizer", stage.optimizer, stage.weight_decay, device
+    )
     training = Training(
         params=params,
         accelerator=accelerator,
@@ -190,13 +168,13 @@ def prepare_model(training: Training, decoder: bool) -> tuple[Any, Any]:
     return wrapped, torch.compile(wrapped) if stage.compile else wrapped
 
 
-def batches_of_rank(training: Training) -> ControlNetBatches:
+def batches_of_rank(training: Training) -> TrainingBatches:
     """This rank's share of the batches."""
     stage, base = training.params.train_controlnet, training.base
     size = training.params.image_size
     channels, height, width = base.latent_shape(size)
     crop = stage.crop * height // size
-    return ControlNetBatches(
+    return TrainingBatches(
         training.source,
         Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment, crop),
         (channels, height, width),
@@ -206,41 +184,15 @@ def batches_of_rank(training: Training) -> ControlNetBatches:
     )
 
 
-class Speedometer:
-    """Samples per second since it was last restarted.
-
-    Args:
-        batch_size: samples of a step.
-        step: steps done so far.
-    """
-
-    def __init__(self, batch_size: int, step: int) -> None:
-        self.batch_size = batch_size
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Start anew: what happened since the last step (validation, sampling) does not count."""
-        self._step, self._time = step, time.monotonic()
-
-    def samples_per_second(self, step: int) -> float:
-        """Speed of the steps up to `step`."""
-        return (step - self._step) * self.batch_size / (time.monotonic() - self._time)
-
-
 @contextmanager
 def evaluation_weights(training: Training) -> Iterator[None]:
     """The model in evaluation mode, with averaged weights (EMA) if there are any."""
-    if training.ema:
-        training.ema.store(training.weights)
-        training.ema.copy_to(training.weights)
     training.model.controlnet.eval()
     try:
-        with training.accelerator.autocast():
+        with averaged_weights(training.ema, training.weights), training.accelerator.autocast():
             yield
     finally:
         training.model.controlnet.train()
-        if training.ema:
-            training.ema.restore(training.weights)
 
 
 def validate(training: Training, done: int) -> float:
@@ -288,10 +240,3 @@ def sample_images(training: Training, patches: Split) -> dict[str, NDArray[np.ui
 def sampling_of(params: Params) -> Sampling:
     """The settings that the model is meant to be sampled with."""
     return Sampling(**params.train_controlnet.sampling.model_dump())
-
-
-def memory_megabytes(device: torch.device) -> float:
-    """Peak memory allocated on the GPU, or the memory of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return float(psutil.Process().memory_info().rss / 1e6)

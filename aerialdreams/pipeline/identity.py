@@ -19,7 +19,7 @@ from aerialdreams.util.files import dvc_md5
 PACKAGE = Path(__file__).parent.parent
 LOCK = Path("dvc.lock")
 SEED = "train_controlnet.seed"  # the seed that names a training among those of its recipe
-SEEDS = (SEED, "base_model.tiny.seed", "generate_validation.seed")
+SEEDS = (SEED, "base_model.tiny.seed", "adapt_base.seed", "generate_validation.seed")
 # Groups of params that change how the work is done, not its result.
 EXECUTION = ("runtime.", "tracking.")
 

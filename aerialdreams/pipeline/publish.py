@@ -1,4 +1,4 @@
-"""Uploads the dataset or the ControlNet to the Hugging Face hub, after checking its licence."""
+"""Uploads dataset, base model or ControlNet to the Hugging Face hub, after checking its licence."""
 
 import os
 from dataclasses import dataclass
@@ -9,13 +9,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from aerialdreams.errors import UserError, WorkError
-from aerialdreams.paths import CONTROLNET, DATASET
+from aerialdreams.paths import ADAPTED_BASE, CONTROLNET, DATASET
+from aerialdreams.util.files import read_json
 
 # By name of what can be published: its folder, the hub's type of repository, required files.
-FOLDERS = {"dataset": DATASET, "controlnet": CONTROLNET}
-REPO_TYPES = {"dataset": "dataset", "controlnet": "model"}
+FOLDERS = {"dataset": DATASET, "base": ADAPTED_BASE, "controlnet": CONTROLNET}
+REPO_TYPES = {"dataset": "dataset", "base": "model", "controlnet": "model"}
 REQUIRED_FILES = {
     "dataset": ("data/train-*.parquet",),
+    "base": ("model_index.json", "unet/*.safetensors", "source.json"),
     "controlnet": ("config.json", "*.safetensors", "aerialdreams.json"),
 }
 
@@ -36,11 +38,12 @@ def check_upload(name: str, credits: list[str]) -> Upload:
     """Check a folder before it is uploaded.
 
     Args:
-        name: "dataset" or "controlnet".
+        name: "dataset", "base" or "controlnet".
         credits: credit lines that its card must contain.
 
     Raises:
-        UserError: a file is missing or damaged, or the card lacks a licence or a credit.
+        UserError: a file is missing or damaged, the card lacks a licence or a credit, or the base
+            model is the hub's own.
     """
     folder = FOLDERS[name]
     if not folder.is_dir():
@@ -48,6 +51,10 @@ def check_upload(name: str, credits: list[str]) -> Upload:
     for pattern in REQUIRED_FILES[name]:
         if not any(folder.glob(pattern)):
             raise UserError(f"{folder}: has no {pattern}; run `dvc checkout {folder}`")
+    if name == "base":
+        origin = read_json(folder / "source.json")
+        if origin["source"] == "hub" and "adaptation" not in origin:
+            raise UserError(f"{folder}: is {origin['id']} of the hub, unchanged; use it from there")
     for shard in folder.glob("data/*.parquet"):
         try:
             pq.read_metadata(shard)
@@ -94,7 +101,7 @@ def publish(
     """Upload a folder to the hub. Files that the hub has already are not sent again.
 
     Args:
-        name: "dataset" or "controlnet".
+        name: "dataset", "base" or "controlnet".
         repo: the repository on the hub, OWNER/NAME; it is created if it does not exist.
         private: whether a new repository is private.
         revision: the branch.

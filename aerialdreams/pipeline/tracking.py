@@ -25,7 +25,11 @@ MAX_PARAMS, MAX_METRICS = 100, 1000
 
 @contextmanager
 def training_run(
-    params: Mapping[str, object], inputs: list[Path], run_id_file: Path, recipe: str = ""
+    params: Mapping[str, object],
+    inputs: list[Path],
+    run_id_file: Path,
+    recipe: str = "",
+    stage: str = "train-controlnet",
 ) -> Iterator[Run]:
     """Create a run for a training, or reopen the run of an interrupted one.
 
@@ -35,6 +39,8 @@ def training_run(
             datasets.
         run_id_file: keeps the run's id until the training has finished.
         recipe: see `identity.recipe_of`; runs with the same one become children of one run.
+        stage: the run's name; in an experiment of DVC, train-controlnet's is the experiment's and
+            another stage's follows it.
 
     Yields:
         The run. It ends as FINISHED, or as KILLED or FAILED if the block raises. If the store does
@@ -54,7 +60,9 @@ def training_run(
             tags = _commit_tags() | {f"md5.{path}": md5 for path, md5 in hashes.items()}
             if recipe:
                 tags[RECIPE_TAG] = recipe
-            name = os.environ.get("DVC_EXP_NAME") or "train-controlnet"
+            name = os.environ.get("DVC_EXP_NAME") or stage
+            if stage not in (name, "train-controlnet"):
+                name += f" {stage}"
             run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
             _log_inputs(client, run_id, params, hashes)
             if recipe:
@@ -135,6 +143,11 @@ def register_model(run: Run, folder: Path, md5: str) -> None:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         upload(file)  # separate entries: a retry repeats one file, and each counts as progress
     run.add(register)
+
+
+def tag_output(run: Run, folder: Path, md5: str) -> None:
+    """Tag a run with the DVC hash of what it wrote, as `training_run` does with inputs."""
+    run.add(lambda client, run_id: client.set_tag(run_id, f"md5.{folder}", md5))
 
 
 def log_evaluation(

@@ -120,6 +120,15 @@ def draw_noise(
     return torch.stack(noise), torch.stack(timesteps)
 
 
+def micro_batches(batch: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """A batch split into `count` parts of equal size."""
+    size = len(batch["timesteps"]) // count
+    return [
+        {name: tensor[first : first + size] for name, tensor in batch.items()}
+        for first in range(0, size * count, size)
+    ]
+
+
 def load_batches(
     batches: "TorchDataset[Batch]",
     first: int,

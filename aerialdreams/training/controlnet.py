@@ -12,15 +12,11 @@ from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import load_controlnet, new_controlnet
 from aerialdreams.models.families import BaseModel
-from aerialdreams.models.tensors import image_windows, images_to_tensor
+from aerialdreams.models.tensors import image_windows
 from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.latents import Sample, TrainingSource
-from aerialdreams.training.losses import (
-    diffusion_loss,
-    position_weights,
-    prediction_target,
-    valid_shares,
-)
+from aerialdreams.training.losses import diffusion_loss, position_weights, valid_shares
+from aerialdreams.training.noising import noisy_batch
 from aerialdreams.util.files import dvc_md5
 
 VALIDATION_SEED = 0  # not a param: all experiments are validated on the same noise
@@ -167,15 +163,6 @@ def set_memory_options(
             network.set_attn_processor(AttnProcessor())
 
 
-def micro_batches(batch: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
-    """A batch split into `count` parts of equal size."""
-    size = len(batch["timesteps"]) // count
-    return [
-        {name: tensor[first : first + size] for name, tensor in batch.items()}
-        for first in range(0, size * count, size)
-    ]
-
-
 def per_sample_loss(
     model: torch.nn.Module,
     base: BaseModel,
@@ -189,34 +176,18 @@ def per_sample_loss(
         model: a `ControlledUNet`, or a wrapper around one.
         base: gives the noise schedule; encodes images and captions if the batch has no latents.
         conditioning: how masks are encoded.
-        batch: see `latents.ControlNetBatches`.
+        batch: see `latents.TrainingBatches`.
         class_weights: by class id, (256,), see `losses.balanced_weights`; None for none.
     """
-    device = base.unet.device
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    if "image" in batch:
-        with torch.no_grad():
-            posterior = base.vae.encode(images_to_tensor(batch["image"])).latent_dist
-        batch |= {"mean": posterior.mean, "std": posterior.std}
-        batch |= base.encode_tokens(batch["tokens"])
-    latents = batch["mean"].float() + batch["std"].float() * batch["vae_noise"]
-    latents = latents * base.vae.config["scaling_factor"]
-    noise, timesteps = batch["noise"], batch["timesteps"]
-    target = prediction_target(base.scheduler, latents, noise, timesteps)
-    noisy_latents = base.scheduler.add_noise(latents, noise, timesteps)
-    prediction = model(
-        noisy_latents,
-        timesteps,
-        batch["text"].float(),
-        conditioning(batch["mask"]),
-        base.added_conditions(batch),
-    )
+    noisy = noisy_batch(base, batch)
+    target, mask = noisy.target, noisy.mask
+    prediction = model(noisy.latents, noisy.timesteps, noisy.text, conditioning(mask), noisy.added)
     # A function of each sample alone, so that batches may be split anywhere.
     size = (target.shape[-2], target.shape[-1])
-    valid = valid_shares(batch["mask"], size)
+    valid = valid_shares(mask, size)
     if class_weights is None:
         return diffusion_loss(prediction, target, valid)
-    weights = position_weights(batch["mask"], class_weights, size)
+    weights = position_weights(mask, class_weights, size)
     return diffusion_loss(prediction, target, valid, weights)
 
 

@@ -1,4 +1,4 @@
-"""What the ControlNet is trained on: cached latents read row by row, or images encoded on the fly.
+"""What UNet and ControlNet are trained on: latents read row by row, or images encoded on the fly.
 
 The latents of FLAIR's whole train split take tens of gigabytes, so they are never all in memory.
 """
@@ -102,7 +102,7 @@ class LatentSource:
 
 
 class ImageSource:
-    """A split's images and captions, not yet encoded (`train_controlnet.latent_cache: false`).
+    """A split's images and captions, not yet encoded: each step encodes its own.
 
     `rows` gives `image`, RGB in 0..255, uint8, (samples, size, size, 3); `tokens`, the caption's
     token ids by each tokenizer, (samples, tokenizers, tokens); `mask` as `LatentSource` does.
@@ -154,7 +154,7 @@ class Draws:
     crop: int = 0
 
 
-class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
+class TrainingBatches(TorchDataset[dict[str, Tensor]]):
     """The batches of a training by step; on one rank, its share of each.
 
     A batch holds what `source.rows` gives, and
@@ -197,7 +197,7 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
         scale = pixels // size  # pixels of a position
         if crop:
             corners = draw_crops(seed, step, self.draws.batch_size, size, crop)[own]
-            rows = crop_rows(rows, corners, crop)
+            rows = crop_rows(rows, corners, crop, size)
         shown = [(top * scale, left * scale) for top, left in corners]
         shape = (self.share, channels, crop or size, crop or size)
         noise, timesteps = draw_noise(seed, step, shape, self.num_timesteps, self.first)
@@ -210,21 +210,24 @@ class ControlNetBatches(TorchDataset[dict[str, Tensor]]):
 
 
 def crop_rows(
-    rows: dict[str, Tensor], corners: list[tuple[int, int]], crop: int
+    rows: dict[str, Tensor], corners: list[tuple[int, int]], crop: int, size: int
 ) -> dict[str, Tensor]:
-    """Crop latents and masks of some samples alike.
+    """Crop latents, or images, and masks of some samples alike.
 
     Args:
-        rows: see `LatentSource`.
+        rows: see `LatentSource` and `ImageSource`.
         corners: top and left of each sample's crop, in positions of the latents.
         crop: height and width of the crops, likewise.
+        size: height and width of the whole latents.
     """
-    scale = rows["mask"].shape[-1] // rows["mean"].shape[-1]  # pixels of a position
-    return rows | {
-        "mean": crop_windows(rows["mean"], corners, crop),
-        "std": crop_windows(rows["std"], corners, crop),
-        "mask": crop_windows(rows["mask"], corners, crop, scale),
-    }
+    scale = rows["mask"].shape[-1] // size  # pixels of a position
+    cropped = {"mask": crop_windows(rows["mask"], corners, crop, scale)}
+    if "image" in rows:
+        colours_first = crop_windows(rows["image"].movedim(-1, 1), corners, crop, scale)
+        cropped["image"] = colours_first.movedim(1, -1)
+    else:
+        cropped |= {name: crop_windows(rows[name], corners, crop) for name in ("mean", "std")}
+    return rows | cropped
 
 
 def draw_samples(source: TrainingSource, draws: Draws, step: int) -> list[Sample]:

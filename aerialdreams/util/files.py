@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -55,6 +56,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.move(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, by a hard link or, where that is impossible, a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
 
 
 def refuse_overlap(key: str, path: Path, output: Path) -> None:

@@ -28,7 +28,7 @@ def test_evaluation_of_images_with_known_quality(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real images are perfect, real images of other masks worse, untrained ones the baseline."""
-    for part in ("data/dataset", "data/generated", "models/base", "models/segmenter"):
+    for part in ("data/dataset", "data/generated", "models/adapted_base", "models/segmenter"):
         shutil.copytree(whole / part, tmp_path / part)
     monkeypatch.chdir(tmp_path)
     params, vae = load_params(whole / "params.yaml"), load_vae()

@@ -23,7 +23,7 @@ CLASSES = load_params().classes
 @pytest.fixture(scope="module")
 def painter(whole: Path) -> Painter:
     """The small project's model."""
-    return Painter(whole / "models/controlnet", whole / "models/base")
+    return Painter(whole / "models/controlnet", whole / "models/adapted_base")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def files(mask: NDArray[np.uint8], tmp_path: Path) -> Path:
 
 
 def model(whole: Path) -> list[str]:
-    return ["--controlnet", f"{whole}/models/controlnet", "--base", f"{whole}/models/base"]
+    return ["--controlnet", f"{whole}/models/controlnet", "--base", f"{whole}/models/adapted_base"]
 
 
 def test_edit_from_the_shell(whole: Path, files: Path) -> None:

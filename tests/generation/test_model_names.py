@@ -54,7 +54,8 @@ def test_outside_of_a_project(whole: Path, tmp_path: Path) -> None:
     """A folder with a mask is enough, with the models anywhere; no repository, no DVC."""
     mask = np.full((64, 64), 10, np.uint8)
     write_mask(tmp_path / "mask.png", mask, load_params().classes)
-    models = ["--controlnet", f"{whole}/models/controlnet", "--base", f"{whole}/models/base"]
+    models = ["--controlnet", f"{whole}/models/controlnet"]
+    models += ["--base", f"{whole}/models/adapted_base"]
     ended = run(tmp_path, "aerialdreams", "generate", "mask.png", "--steps", "1", *models)
     assert ended.returncode == 0, ended.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"mask.png", "mask-photograph.png"}

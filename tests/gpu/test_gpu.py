@@ -24,7 +24,7 @@ from tests.projects import clone, dvc, environment, run, set_params
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 CUDA = torch.device("cuda")
-TRAINED = ("models/base", "models/segmenter", "models/controlnet", "data/generated")
+TRAINED = ("models/adapted_base", "models/segmenter", "models/controlnet", "data/generated")
 
 
 def report(name: str, value: str) -> None:

@@ -25,9 +25,9 @@ from aerialdreams.models.families import encode_prompts
 from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
-from aerialdreams.paths import EMPTY_CAPTION, LATENTS
+from aerialdreams.paths import BASE, EMPTY_CAPTION, LATENTS
 from aerialdreams.training.controlnet import per_sample_loss
-from aerialdreams.training.latents import ControlNetBatches, Draws, LatentSource
+from aerialdreams.training.latents import Draws, LatentSource, TrainingBatches
 from stages import base_model, encode_latents
 from tests.conftest import changed
 from tests.hub import COMMIT, Hub, serve_hub
@@ -117,7 +117,7 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     sha256 = about["sha256"]["vae/diffusion_pytorch_model.safetensors"]
     assert sha256 == hashlib.sha256(weights).hexdigest()
 
-    base = load_stable_diffusion().to(torch.device("cpu"))
+    base = load_stable_diffusion(BASE).to(torch.device("cpu"))
     assert base.scheduler.config["prediction_type"] == FAMILIES[name]["prediction"]
     assert base.vae.config["scaling_factor"] == SCALING
     small = changed(
@@ -137,7 +137,7 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     encode_latents.save(LATENTS / "train-0.safetensors", rows | {"mask": torch.from_numpy(masks)})
     encode_latents.save(LATENTS / EMPTY_CAPTION, encode_prompts(base, [""]))
     draws = Draws(seed=0, batch_size=2, caption_dropout=0.0, augment=False)
-    batch = ControlNetBatches(LatentSource(), draws, base.latent_shape(64), 1000)[0]
+    batch = TrainingBatches(LatentSource(), draws, base.latent_shape(64), 1000)[0]
     loss = per_sample_loss(model, base, conditioning, batch).mean()
     loss.backward()
     assert 0.1 < loss.item() < 10
@@ -241,7 +241,7 @@ def test_shards_and_linked_parts_are_taken(workdir: Path, params: Params) -> Non
     assert len(list((workdir / "elsewhere").glob("*-of-*.safetensors"))) > 1
     (workdir / "theirs/unet").symlink_to(workdir / "elsewhere")
     base_model.main(of_folder(params, workdir / "theirs"))
-    ours = load_stable_diffusion().unet.state_dict()
+    ours = load_stable_diffusion(BASE).unet.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in unet.state_dict().items())
 
 
@@ -278,7 +278,7 @@ def test_a_model_of_the_hub(hub: Hub, params: Params) -> None:
     assert (about["id"], about["commit"], about["license"]) == ("our/model", COMMIT, "openrail++")
     assert not any(path.is_symlink() for path in Path("models/base").rglob("*"))
     assert not any("ckpt" in path or "fp16" in path for path in hub.requests)
-    base: StableDiffusion = load_stable_diffusion()
+    base: StableDiffusion = load_stable_diffusion(BASE)
     assert base.text_encoder.config.hidden_size == FAMILIES["sd21-base"]["width"]
 
 
@@ -291,5 +291,5 @@ def test_damaged_weights_are_refused_before_anything_is_replaced(hub: Hub, param
 
 def test_a_local_model_is_loaded_without_a_request(hub: Hub, workdir: Path, params: Params) -> None:
     base_model.main(of_folder(params, workdir / "theirs"))
-    load_stable_diffusion()
+    load_stable_diffusion(BASE)
     assert hub.requests == []

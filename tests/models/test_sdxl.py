@@ -34,11 +34,11 @@ from aerialdreams.models.families import encode_prompts, load_base
 from aerialdreams.models.latent_diffusion import load_vae
 from aerialdreams.models.stable_diffusion_xl import StableDiffusionXL
 from aerialdreams.params import Params
-from aerialdreams.paths import BASE, CONTROLNET, EMPTY_CAPTION, LATENTS
-from aerialdreams.training.latents import ControlNetBatches, Draws, LatentSource
+from aerialdreams.paths import ADAPTED_BASE, BASE, CONTROLNET, EMPTY_CAPTION, LATENTS
+from aerialdreams.training.latents import Draws, LatentSource, TrainingBatches
 from aerialdreams.util.files import dvc_md5
 from aerialdreams.util.seeding import seeded_generator
-from stages import base_model, generate_validation, train_controlnet
+from stages import adapt_base, base_model, generate_validation, train_controlnet
 from tests.conftest import changed
 from tests.hub import serve_hub
 from tests.tiny import (
@@ -113,7 +113,7 @@ def test_a_folder_is_taken(theirs: Path, params: Params) -> None:
     assert (
         about["license"] == "openrail++" and "text_encoder_2/model.safetensors" in about["sha256"]
     )
-    base = load_base()
+    base = load_base(BASE)
     assert isinstance(base, StableDiffusionXL) and base.empty_is_zero
     schedule = base.scheduler.config
     assert (schedule["beta_end"], schedule["clip_sample"]) == (0.012, False)
@@ -127,7 +127,7 @@ def test_a_vae_is_swapped_in_its_folder(theirs: Path, params: Params) -> None:
     shutil.rmtree(theirs / "vae")
     other.save_pretrained(theirs / "vae")
     base_model.main(of_folder(params, theirs))
-    ours = load_base().vae.state_dict()
+    ours = load_base(BASE).vae.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in other.state_dict().items())
 
 
@@ -242,7 +242,7 @@ def test_the_hub_gives_what_the_family_needs(
         for path in theirs.rglob("*.*"):
             hub.files[path.relative_to(theirs).as_posix()] = path.read_bytes()
         base_model.main(of_hub)
-        assert isinstance(load_base(), StableDiffusionXL)
+        assert isinstance(load_base(BASE), StableDiffusionXL)
         shutil.rmtree(BASE)
         shutil.rmtree(workdir / "hub")
         hub.requests.clear()
@@ -267,8 +267,8 @@ def test_latents_have_what_the_unet_takes(place: Path) -> None:
     assert set(empty) == {"text", "pooled"} and not empty["pooled"].any()
     base = load_base()
     draws = Draws(seed=0, batch_size=4, caption_dropout=0.5, augment=False, crop=4)
-    whole = ControlNetBatches(LatentSource(), draws, (4, 8, 8), 1000)
-    halves = [ControlNetBatches(LatentSource(), draws, (4, 8, 8), 1000, rank, 2) for rank in (0, 1)]
+    whole = TrainingBatches(LatentSource(), draws, (4, 8, 8), 1000)
+    halves = [TrainingBatches(LatentSource(), draws, (4, 8, 8), 1000, rank, 2) for rank in (0, 1)]
     seen = set()
     for step in range(20):
         batch, parts = whole[step], [half[step] for half in halves]
@@ -289,7 +289,7 @@ def test_the_window_is_where_the_mask_was_cut(place: Path) -> None:
     source = LatentSource()
     masks = torch.cat([load_file(path)["mask"] for path in sorted(LATENTS.glob("train-*"))])
     draws = Draws(seed=0, batch_size=12, caption_dropout=0.0, augment=False, crop=4)
-    batch = ControlNetBatches(source, draws, (4, 8, 8), 1000)[0]
+    batch = TrainingBatches(source, draws, (4, 8, 8), 1000)[0]
     for mask, (*_, top, left, height, width) in zip(
         batch["mask"], batch["window"].tolist(), strict=True
     ):
@@ -346,6 +346,21 @@ def test_the_result_is_used_as_its_card_says(place: Path) -> None:
         exec(code, {})
         with Image.open("photograph.png") as image:
             assert image.size == (32, 32)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_it_is_adapted(lora_rank: int, place: Path) -> None:
+    params = settle(place, adapt_base={"steps": 3, "lora_rank": lora_rank, "crop": 16})
+    (place / ADAPTED_BASE).unlink()
+    adapt_base.main(params)
+    before, after = (load_base(folder) for folder in (BASE, ADAPTED_BASE))
+    assert isinstance(after, StableDiffusionXL) and isinstance(before, StableDiffusionXL)
+    ours, theirs = after.unet.state_dict(), before.unet.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+    other = after.text_encoder_2.state_dict(), before.text_encoder_2.state_dict()
+    assert all(torch.equal(other[0][name], other[1][name]) for name in other[0])
+    assert "# Stable Diffusion XL adapted to" in (ADAPTED_BASE / "README.md").read_text()
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -145,7 +145,8 @@ def test_images_lie_where_their_patches_do(project: Path) -> None:
 def test_metrics_and_cards_are_of_these_classes(project: Path) -> None:
     evaluation = json.loads((project / "metrics/evaluation.json").read_text())
     assert set(evaluation["test"]["real"]["iou"]) == {"ground", "road", "roof"}
-    for card in ("data/dataset", "models/controlnet", "models/base", "models/segmenter"):
+    cards = ["data/dataset", *(f"models/{name}" for name in ("controlnet", "base", "segmenter"))]
+    for card in [*cards, "models/adapted_base"]:
         text = (project / card / "README.md").read_text()
         assert "© Three agencies, CC BY 4.0" in text
         assert "IGN" not in text and "FLAIR" not in text and "OpenStreetMap" not in text

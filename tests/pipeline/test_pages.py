@@ -21,8 +21,8 @@ from aerialdreams.data.images import write_image
 from aerialdreams.data.index import read_index
 from aerialdreams.params import Params, load_params, read_yaml
 from aerialdreams.paths import (
+    ADAPTED_BASE,
     AGREEMENT,
-    BASE,
     CONFUSION,
     CONTROLNET_LOSSES,
     CONTROLNET_VALIDATION_LOSSES,
@@ -127,8 +127,8 @@ def evaluated(indexed: Params) -> Params:
     for path in (EVALUATION, CONFUSION, UTILITY, FREQUENCIES, DEFAULTS):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((ROOT / path).read_bytes())
-    BASE.mkdir(parents=True)
-    write_json(BASE / "source.json", {"source": "tiny"})
+    ADAPTED_BASE.mkdir(parents=True)
+    write_json(ADAPTED_BASE / "source.json", {"source": "tiny"})
     for path in (CONTROLNET_LOSSES, CONTROLNET_VALIDATION_LOSSES):
         path.write_text("step,loss\n10,0.8\n20,0.4\n")
     return indexed

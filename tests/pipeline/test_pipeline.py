@@ -15,8 +15,8 @@ from tests.projects import params_of
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = {
     "raw-patches", "patch-index", "tiff-to-png", "lut-masks", "class-percentages",
-    "compose-masks", "osm-metadata", "captions", "dataset", "base-model", "encode-latents",
-    "train-segmenter", "train-controlnet",
+    "compose-masks", "osm-metadata", "captions", "dataset", "base-model", "adapt-base",
+    "encode-latents", "train-segmenter", "train-controlnet",
     "generate-validation", "evaluate-FID", "evaluate-utility", "report",
 }  # fmt: skip
 # What runs the work, and decides no byte of the results.

@@ -1,4 +1,4 @@
-"""The settings of the real thing, `flair sd21 gpu` and `flair sdxl gpu`, on stand-ins.
+"""The settings of the real thing on stand-ins: `flair sd21 adapted gpu`, `flair sdxl adapted gpu`.
 
 Every stage runs at 512 and 1024 pixels. Tiles in FLAIR's layout, a base model in Stable Diffusion
 2.1's or SDXL's layout with narrow networks, and a segmenter checkpoint in IGN's layout with random
@@ -38,7 +38,7 @@ def test_real_settings_run_on_stand_ins(
 ) -> None:
     project = tmp_path / "project"
     git_clone(ROOT, project)
-    done = run(project, "aerialdreams", "settings", "flair", name, "gpu")
+    done = run(project, "aerialdreams", "settings", "flair", name, "adapted", "gpu")
     assert done.returncode == 0, done.stderr
     inputs = project / "data/external"
     params = load_params(ROOT / "params.yaml")
@@ -62,6 +62,7 @@ def test_real_settings_run_on_stand_ins(
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
                 },
             },
+            "adapt_base": {"steps": 2, "batch_size": 2, "gradient_accumulation": 2},
             "encode_latents": {"batch_size": 1, "validation_patches": 1},
             "train_controlnet": {
                 "steps": 2,
@@ -93,6 +94,8 @@ def test_real_settings_run_on_stand_ins(
     # What was cut is speed and number alone.
     cut = params_of(project)
     for group, key in (
+        ("adapt_base", "precision"),
+        ("adapt_base", "lora_rank"),
         ("train_controlnet", "precision"),
         ("train_controlnet", "embedding_channels"),
         ("encode_latents", "precision"),

@@ -122,7 +122,7 @@ def test_two_trainings_into_one_server_that_rests(
         for seed in (21, 22):
             place = colleague(whole, tmp_path / f"clone-{seed}", "unused")
             assert dvc(place, "cache", "dir", "--local", str(whole / ".dvc/cache")).returncode == 0
-            checked = dvc(place, "checkout", "dataset", "base-model", "encode-latents")
+            checked = dvc(place, "checkout", "dataset", "adapt-base", "encode-latents")
             assert checked.returncode == 0, checked.stderr
             longer = {"steps": 2000, "validation_every": 1000}
             tracked = {"log_every": 50, "images_every": 1000}

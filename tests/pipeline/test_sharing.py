@@ -40,7 +40,7 @@ def test_a_second_clone_trains_to_the_same_lock_without_tiles(
     assert not (other / "data/dataset").exists()
     nothing = dvc(other, "repro", "--pull", "--allow-missing")
     assert nothing.returncode == 0 and "Running stage" not in nothing.stdout, nothing.stdout
-    assert dvc(other, "pull", "dataset", "base-model", "encode-latents").returncode == 0
+    assert dvc(other, "pull", "dataset", "adapt-base", "encode-latents").returncode == 0
     trained = dvc(other, "repro", "--single-item", "--force", "train-controlnet")
     assert trained.returncode == 0, trained.stderr
     assert "Running stage 'train-controlnet'" in trained.stdout

@@ -30,7 +30,7 @@ def test_a_space_serves_the_page_from_its_folder(whole: Path, tmp_path: Path) ->
     port = free_port()
     swaps = {
         "lab/aerial@v1": f"{whole}/models/controlnet",
-        "lab/base": f"{whole}/models/base",
+        "lab/base": f"{whole}/models/adapted_base",
         "7860": str(port),
         "0.0.0.0": "127.0.0.1",
     }

@@ -31,13 +31,13 @@ from aerialdreams.models.families import BaseModel
 from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
-from aerialdreams.paths import BASE, CONTROLNET, DATASET, FREQUENCIES
+from aerialdreams.paths import ADAPTED_BASE, BASE, COMPOSED, CONTROLNET, DATASET, FREQUENCIES
 from aerialdreams.training.controlnet import warm_start
-from aerialdreams.training.latents import ControlNetBatches, Draws, ImageSource, LatentSource
+from aerialdreams.training.latents import Draws, ImageSource, LatentSource, TrainingBatches
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.util.files import dvc_md5
 from aerialdreams.util.torch_setup import configure_torch
-from stages import encode_latents, train_controlnet
+from stages import compose_masks, encode_latents, train_controlnet
 from stages.dataset import FEATURES
 from tests.conftest import ROOT
 from tests.projects import merge
@@ -52,6 +52,7 @@ SMALL: dict[str, Any] = {
     },
     "tracking": {"log_every": 1, "images_every": 12, "images": 2},
     "encode_latents": {"all_orientations": True, "validation_patches": 3},
+    "adapt_base": {"batch_size": 4, "warmup_steps": 4},
     "train_controlnet": {
         "embedding_channels": [8, 16, 16],
         "steps": 24,
@@ -87,7 +88,10 @@ def prepare(folder: Path, base: Callable[[Params, list[str]], BaseModel] = tiny_
         draw = np.random.default_rng(0)
         for split, count in (("train", 12), ("validation", 4), ("test", 2)):
             write_patches(split, count, draw, params)
-        save_base(base(params, ["Aerial view of 0. Number 1 from above."]), BASE)
+        for place in (BASE, ADAPTED_BASE):
+            save_base(base(params, ["Aerial view of 0. Number 1 from above."]), place)
+        COMPOSED.mkdir()
+        compose_masks.write_list(COMPOSED, [])
         configure_torch(1)
         encode_latents.main(params)
         # Made once: MLflow takes seconds to build its tables.
@@ -137,7 +141,8 @@ def new_place(prepared: Path, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "models").mkdir()
     (folder / "data").symlink_to(prepared / "data")
-    (folder / BASE).symlink_to(prepared / BASE)
+    for base in (BASE, ADAPTED_BASE):
+        (folder / base).symlink_to(prepared / base)
     (folder / "metrics").mkdir()
     shutil.copy(ROOT / FREQUENCIES, folder / FREQUENCIES)
     shutil.copy(prepared / "mlflow.db", folder)
@@ -145,11 +150,16 @@ def new_place(prepared: Path, folder: Path) -> Path:
 
 
 def settle(folder: Path, **changes: Any) -> Params:
-    """Write params.yaml with the small values and these of train_controlnet; gives the params."""
+    """Write params.yaml with the small values and these of train_controlnet; gives the params.
+
+    Args:
+        folder: to write it to.
+        changes: of train_controlnet, but for the groups and params of `runtime` that are named.
+    """
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     runtime = {key: changes.pop(key) for key in ("loaders", "checkpoint_every") if key in changes}
-    tracking = changes.pop("tracking", {})
-    more = {"train_controlnet": changes, "runtime": runtime, "tracking": tracking}
+    groups = {key: changes.pop(key, {}) for key in ("tracking", "adapt_base")}
+    more = {"train_controlnet": changes, "runtime": runtime, **groups}
     merge(values, SMALL)
     merge(values, more)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -161,20 +171,20 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT)}
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stages.train_controlnet"]
+def start(folder: Path, stage: str = "train_controlnet") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"stages.{stage}"]
     return subprocess.Popen(
         command, cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(folder: Path) -> str:
+def finish(folder: Path, stage: str = "train_controlnet", output: Path = CONTROLNET) -> str:
     """Train to the end; gives the hash of the model."""
-    process = start(folder)
+    process = start(folder, stage)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert not list((folder / "scratch").rglob("*.pt"))
-    return dvc_md5(folder / CONTROLNET)
+    return dvc_md5(folder / output)
 
 
 def curve(folder: Path, name: str = "loss") -> list[float]:
@@ -321,15 +331,15 @@ def test_samples_are_functions_of_the_step(place: Path) -> None:
     params = settle(place, augment=True)
     stage, shape = params.train_controlnet, (4, 16, 16)
     draws = Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment)
-    whole = ControlNetBatches(LatentSource(), draws, shape, 1000)
-    halves = [ControlNetBatches(LatentSource(), draws, shape, 1000, rank, 2) for rank in (0, 1)]
+    whole = TrainingBatches(LatentSource(), draws, shape, 1000)
+    halves = [TrainingBatches(LatentSource(), draws, shape, 1000, rank, 2) for rank in (0, 1)]
     for step in (0, 7, 100):
         batch, parts = whole[step], [half[step] for half in halves]
         for name, tensor in batch.items():
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     # A turned mask is its turned image's: both come from the same patch, by another way.
     source = ImageSource("train", 32, load_stable_diffusion().tokenizers)
-    images = ControlNetBatches(source, draws, shape, 1000)
+    images = TrainingBatches(source, draws, shape, 1000)
     assert torch.equal(images[3]["mask"], whole[3]["mask"])
 
 
