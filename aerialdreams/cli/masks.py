@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 def resolve_models(args: argparse.Namespace) -> None:
     """Replace the names of the models by their folders; see `model_names.model_folder`."""
+    from aerialdreams.models.base_folder import files_of_family
+    from aerialdreams.models.families import FAMILIES
     from aerialdreams.pipeline.model_names import model_folder
 
     args.controlnet = model_folder(args.controlnet, "--controlnet")
-    args.base = model_folder(args.base, "--base")
+    base_files = {pattern for family in FAMILIES for pattern in files_of_family(family)}
+    args.base = model_folder(args.base, "--base", sorted(base_files))
 
 
 def load_mask(path: Path, args: argparse.Namespace, info: "ModelInfo") -> "UserMask":

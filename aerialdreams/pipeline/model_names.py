@@ -1,22 +1,24 @@
 """Models by name: a folder, a repository of the Hugging Face hub, or a version in MLflow."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from aerialdreams.errors import UserError, WorkError
 
 HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 REGISTRY = re.compile(r"models:/(?P<name>[^/]+)/(?P<version>\d+)")
-FILES = ["*.json", "*.txt", "*.safetensors"]
+CONTROLNET_FILES = ("*.json", "*.txt", "*.safetensors")
 
 
-def model_folder(name: str, key: str) -> Path:
+def model_folder(name: str, key: str, files: Sequence[str] = CONTROLNET_FILES) -> Path:
     """The folder of a model, downloaded if it is not on this machine.
 
     Args:
         name: a folder; `OWNER/NAME` or `OWNER/NAME@REVISION` on the hub; or `models:/NAME/VERSION`
             of MLflow's model registry.
         key: the option that names the model, for messages.
+        files: patterns of the files to download from the hub.
 
     Raises:
         UserError: there is no such repository, revision or version.
@@ -29,7 +31,7 @@ def model_folder(name: str, key: str) -> Path:
     if (match := HUB.fullmatch(name)) and not name.startswith(("models/", "data/", "./", "../")):
         from aerialdreams.util.hub import download_snapshot
 
-        return download_snapshot(key, match["repository"], match["revision"] or "main", FILES)
+        return download_snapshot(key, match["repository"], match["revision"] or "main", list(files))
     return Path(name)
 
 

@@ -1,13 +1,16 @@
 """Models by name: folders, the hub, MLflow's registry."""
 
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aerialdreams.cli.masks import resolve_models
 from aerialdreams.data.images import write_mask
 from aerialdreams.errors import UserError
+from aerialdreams.models.families import load_base
 from aerialdreams.params import load_params
 from aerialdreams.pipeline.model_names import model_folder
 from aerialdreams.pipeline.tracking import register_model, training_run
@@ -34,6 +37,25 @@ def test_a_model_of_the_hub(
             model_folder("lab/other", "--base")
         with pytest.raises(UserError, match="no revision 'v9'"):
             model_folder("lab/aerial@v9", "--controlnet")
+
+
+def test_of_a_base_on_the_hub_only_what_is_needed_is_downloaded(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = whole / "models/adapted_base"
+    arguments = Namespace(controlnet=str(whole / "models/controlnet"), base="lab/base")
+    with serve_hub("models/lab/base", monkeypatch) as hub:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                hub.files[path.relative_to(folder).as_posix()] = path.read_bytes()
+        for other in ("base.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"):
+            hub.files[other] = b"another form of the weights"
+        resolve_models(arguments)
+    names = {p.relative_to(arguments.base).as_posix() for p in arguments.base.rglob("*.*")}
+    assert "unet/diffusion_pytorch_model.safetensors" in names
+    assert not names & {"base.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"}
+    assert load_base(arguments.base).unet.config["in_channels"] == 16
 
 
 def test_a_version_of_the_registry(
