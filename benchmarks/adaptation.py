@@ -33,15 +33,13 @@ LINKS = (
     *("data/dataset", "data/latents", "models/base", "models/segmenter"),
     "metrics/class_frequencies.csv",
 )
-# By recipe: whether the base is adapted, with which rank, and whether the ControlNet's training
-# takes the adaptation's steps, too; whether the UNet's decoder is trained with the ControlNet.
+# By recipe: the rank of the adaptation, if there is one, and whether the ControlNet takes the
+# adaptation's steps, too.
 RECIPES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "adapted": {"lora_rank": 0},
     "as it is, longer": {"longer": True},
     "adapted, rank 16": {"lora_rank": 16},
-    "as it is, decoder trained": {"decoder": True},
-    "adapted, decoder trained": {"decoder": True, "lora_rank": 0},
 }
 RATES = {0: 0.001, 16: 0.003}  # of the adaptation, by rank
 METRICS = ("miou_of_real", "frechet", "cpu_seconds")
@@ -131,7 +129,7 @@ def params_of(recipe: str, seed: int, arguments: argparse.Namespace) -> Params:
     values["train_controlnet"] |= {
         "seed": 100 + seed,
         "steps": steps,
-        "unlock_decoder_steps": steps if changes.get("decoder") else 0,
+        "unlock_decoder_steps": 0,  # the UNet is frozen, as Stable Diffusion's is
         "validation_every": steps,
     }
     return Params.model_validate(values)
@@ -141,7 +139,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Train by the params of this folder, and judge the result; CPU seconds are of the steps."""
     from accelerate.state import AcceleratorState
 
-    from aerialdreams.models.controlnet import FINETUNED_UNET
     from aerialdreams.paths import ADAPTED_BASE, BASE, CONTROLNET
     from aerialdreams.pipeline import controlnet_training
     from aerialdreams.util.torch_setup import configure_torch
@@ -166,8 +163,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     train_controlnet.train(training, None)
     seconds += time.process_time() - began
     training.model.controlnet.save_pretrained(CONTROLNET)
-    if params.train_controlnet.unlock_decoder_steps:
-        training.model.unet.save_pretrained(CONTROLNET / FINETUNED_UNET)
     scores = judge(CONTROLNET, arguments.images)
     return scores | {
         "cpu_seconds": seconds,
