@@ -5,9 +5,9 @@ Writes  data/composed/MSK_composed-nnnnnn.png: class ids and palette, as in data
         data/composed/masks.csv: each mask's patch_id, the train patch it started from, its caption
         data/composed/README.md: what the masks derive from
 
-Parcels of the chosen classes are cut out of masks of the train split and pasted into others, so
-that images of rare classes can be generated for training. Without `compose_masks.masks` there are
-none.
+Masks of the train split that have the chosen classes are chosen more often, and parcels of these
+classes are cut out of them and pasted into others, so that images of rare classes can be generated
+for training. Without `compose_masks.masks` there are none.
 """
 
 import csv
@@ -15,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from aerialdreams.data.composition import ComposedMask, Parcel, compose_masks, find_parcels
+from aerialdreams.data.composition import (
+    ComposedMask,
+    Parcel,
+    choose_masks,
+    compose_masks,
+    find_parcels,
+)
 from aerialdreams.data.images import mask_path, read_mask, write_mask
 from aerialdreams.data.index import read_index
 from aerialdreams.data.land_cover import class_ids, class_pixel_counts
@@ -38,10 +44,13 @@ def main(params: Params) -> str:
         rows = list[ComposedMask]()
         counts = np.zeros(len(names), np.int64)
         if stage.masks:
-            train = random.permutation(train_patches())
+            present = read_table(PERCENTAGES).set_index("patch_id").loc[train_patches()]
             parcels = {ids[name]: parcels_of(name, ids[name], random) for name in stage.shares}
-            starts = [str(train[number % len(train)]) for number in range(stage.masks)]
             shares = {ids[name]: percent / 100 for name, percent in stage.shares.items()}
+            chosen = choose_masks(
+                present[list(stage.shares)].to_numpy(), [*shares.values()], stage.masks, stage.seed
+            )
+            starts = [str(present.index[row]) for row in chosen]
             composed = compose_masks(
                 (read_mask(mask_path(patch_id)) for patch_id in starts), parcels, shares, stage.seed
             )

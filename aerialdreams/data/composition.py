@@ -1,4 +1,4 @@
-"""Composed masks: with more of chosen classes, by parcels of some masks pasted into others."""
+"""Composed masks: with more of chosen classes, by choice of masks and by pasted parcels."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +14,10 @@ from aerialdreams.paths import COMPOSED, COMPOSED_TABLE
 
 SMALLEST_PARCEL = 16  # pixels
 RING = 8  # pixels around a parcel that are its surroundings
+CHOICES = 8  # random masks that are compared
 PLACES = 16  # random places that are compared
-MOST_PASTES = 50  # of one class in one mask
+LEAST_OVERLAP = 0.5  # of a place's surroundings with those that a parcel had
+MOST_PASTES = 20  # attempts with one class in one mask
 NEIGHBOURS = np.ones((3, 3), bool)  # pixels of a parcel touch at edges or corners
 
 
@@ -75,6 +77,33 @@ def find_parcels(mask: NDArray[np.uint8], class_id: int) -> list[Parcel]:
     return parcels
 
 
+def choose_masks(
+    present: NDArray[np.float64], shares: Sequence[float], count: int, seed: int
+) -> list[int]:
+    """Masks to start from, those with chosen classes more often.
+
+    Of CHOICES random masks, each time the one is taken that has most of what is missing so far.
+
+    Args:
+        present: share of each chosen class in each mask, 0 to 1, (masks, classes).
+        shares: of all pixels that each chosen class is to have, 0 to 1, (classes,).
+        count: how many masks to choose.
+        seed: of the random choices.
+
+    Returns:
+        Rows of `present`; a row may occur several times.
+    """
+    random = np.random.default_rng(seed)
+    chosen, total = list[int](), np.zeros(len(shares))
+    for number in range(1, count + 1):
+        missing = (number * np.asarray(shares) - total).clip(min=0)
+        candidates = random.choice(len(present), min(CHOICES, len(present)), replace=False)
+        best = candidates[np.minimum(present[candidates], missing).sum(1).argmax()]
+        total += present[best]
+        chosen.append(int(best))
+    return chosen
+
+
 def compose_masks(
     masks: Iterable[NDArray[np.uint8]],
     parcels: Mapping[int, Sequence[Parcel]],
@@ -85,7 +114,9 @@ def compose_masks(
 
     Each mask is rotated and mirrored at random. Where the masks so far have too little of a class,
     random parcels of it are pasted, also rotated and mirrored, each where the surroundings are most
-    like its own among PLACES random places. Pasted parcels do not cover the chosen classes.
+    like its own among PLACES random places. Without a place whose surroundings overlap with its own
+    by LEAST_OVERLAP, it is not pasted, and a later mask gets more: where masks do not fit, a class
+    has less than its share. Pasted parcels do not cover the chosen classes.
 
     Args:
         masks: to start from, class ids, (size, size).
@@ -124,7 +155,7 @@ def _paste(
     inside = orient(parcel.inside, int(random.integers(ORIENTATIONS)))
     ring = ndimage.binary_dilation(inside, NEIGHBOURS, RING) & ~inside
     padded = np.pad(mask, [(side, side) for side in inside.shape], mode="edge")
-    best, best_overlap = mask, -1.0
+    best, best_overlap = mask, LEAST_OVERLAP
     for _ in range(PLACES):
         # The parcel's centre is in the mask; what is outside of it is cut off.
         y, x = (
@@ -134,7 +165,7 @@ def _paste(
         window = np.s_[y : y + inside.shape[0], x : x + inside.shape[1]]
         there = np.bincount(padded[window][ring], minlength=256)
         overlap = np.minimum(there, parcel.surroundings).sum() / max(1, ring.sum())
-        if overlap > best_overlap:
+        if overlap >= best_overlap:
             placed = np.zeros(padded.shape, bool)
             placed[window] = inside
             height, width = inside.shape

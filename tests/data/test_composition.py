@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aerialdreams.data.composition import RING, compose_masks, find_parcels
+from aerialdreams.data.composition import RING, choose_masks, compose_masks, find_parcels
 
 MEADOW, FOREST, POND, ROAD = 1, 2, 3, 4
 
@@ -60,6 +60,23 @@ def test_a_parcel_goes_where_its_surroundings_are_like_its_own() -> None:
     without = np.isin(mask, (FOREST, POND))
     assert (mask == POND).sum() == 36
     assert without.sum() == 32 * 32  # all of the pond is where forest was
+
+
+def test_a_parcel_that_fits_nowhere_is_not_pasted() -> None:
+    donor = mask_with((POND, slice(28, 34), slice(28, 34)), ground=FOREST)
+    (mask,) = compose_masks([mask_with()], {POND: find_parcels(donor, POND)}, {POND: 0.1}, 1)
+    assert (mask == MEADOW).all()
+
+
+def test_masks_with_the_class_are_chosen_until_it_has_its_share() -> None:
+    """A tenth of the masks have half of their pixels of the class."""
+    present = np.where(np.arange(200) % 10 == 0, 0.5, 0.0)[:, None]
+    for share in (0.05, 0.15, 0.25):
+        rows = choose_masks(present, [share], 100, 4)
+        assert len(rows) == 100
+        assert present[rows].mean() == pytest.approx(share, abs=0.03)
+    # There are not enough of them among eight random masks for more.
+    assert 0.2 < present[choose_masks(present, [1.0], 100, 4)].mean() < 0.35
 
 
 def test_masks_are_the_same_for_a_seed_and_differ_between_seeds() -> None:
