@@ -71,8 +71,10 @@ def test_a_parallel_queue_ends_as_one_by_one(whole: Path, tmp_path: Path) -> Non
         grid = f"train_controlnet.seed=range({SEEDS.start},{SEEDS.stop})"
         dvc(together, store, "exp", "run", "--queue", "--allow-missing", "-S", grid)
         dvc(together, store, "queue", "start", "--jobs", "2")
-        while len(running := trainings(together)) < 2:
-            time.sleep(0.2)
+        until = time.monotonic() + 300
+        while not (running := trainings(together)):
+            assert time.monotonic() < until, dvc(together, store, "queue", "status")
+            time.sleep(0.1)
         os.kill(running[0].pid, signal.SIGKILL)
         wait_for_queue(together, store)
         lost = [seed for seed in SEEDS if seed not in by_seed(together)]
