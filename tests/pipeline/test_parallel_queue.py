@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -61,12 +62,15 @@ def wait_for_queue(project: Path, store: str) -> None:
 
 
 def test_a_parallel_queue_ends_as_one_by_one(whole: Path, tmp_path: Path) -> None:
+    # Caches of their own: what one has run, the other would restore from the run cache.
+    together = clone_with_cache(whole, tmp_path / "together")
+    shutil.copytree(whole / ".dvc/cache", tmp_path / "cache")
+    dvc(together, "", "cache", "dir", "--local", str(tmp_path / "cache"))
     alone = clone_with_cache(whole, tmp_path / "alone")
     for seed in SEEDS:
         dvc(alone, "", "exp", "run", "-n", f"seed-{seed}", "-S", f"train_controlnet.seed={seed}")
     expected = by_seed(alone)
     assert sorted(expected) == [*SEEDS]
-    together = clone_with_cache(whole, tmp_path / "together")
     with postgres(tmp_path / "postgres") as store:
         grid = f"train_controlnet.seed=range({SEEDS.start},{SEEDS.stop})"
         dvc(together, store, "exp", "run", "--queue", "--allow-missing", "-S", grid)
