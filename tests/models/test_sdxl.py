@@ -427,7 +427,8 @@ def test_the_command_generates(steering: Params, capsys: pytest.CaptureFixture[s
 def test_validation_images(steering: Params, prepared: Path) -> None:
     Path("data").unlink()  # a link to what is prepared; the stage writes beside it
     Path("data").mkdir()
-    Path("data/dataset").symlink_to(prepared / "data/dataset")
+    for name in ("dataset", "composed"):
+        Path("data", name).symlink_to(prepared / "data" / name)
     said = generate_validation.main(changed(steering, generate_validation={"batch_size": 3}))
     assert said == "images for 6 masks generated (4 validation, 2 test), 3 per mask"
     folder = Path("data/generated/validation")

@@ -216,7 +216,7 @@ EVERYTHING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize("lora_rank", [4, pytest.param(0, marks=pytest.mark.large)])
 def test_killed_anywhere_it_ends_with_the_same_bytes(
     prepared: Path, tmp_path: Path, lora_rank: int
 ) -> None:
