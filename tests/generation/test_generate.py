@@ -99,11 +99,11 @@ def test_a_vrt_shows_tiles_as_one(tmp_path: Path, params: Params) -> None:
 def test_validation_images_and_a_run_that_was_cut(
     place: Params, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = (workdir / "data").resolve()
+    data = (workdir / "data").resolve()
     (workdir / "data").unlink()  # a link to what is prepared; the stage writes beside it
     (workdir / "data").mkdir()
     for name in ("dataset", "composed"):
-        (workdir / "data" / name).symlink_to(prepared / name)
+        (workdir / "data" / name).symlink_to(data / name)
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["generate_validation"] |= {"samples": 2, "styles": ["Oil on canvas."], "batch_size": 3}
     Path("params.yaml").write_text(yaml.safe_dump(values))
