@@ -29,6 +29,13 @@ def dvc(project: Path, store: str, *words: str) -> str:
     return ended.stdout
 
 
+def start_queue(project: Path, store: str) -> None:
+    """Start two workers. They keep the standard output, so that it must be no pipe."""
+    words = ["dvc", "queue", "start", "--jobs", "2"]
+    env = environment() | {"MLFLOW_TRACKING_URI": store}
+    subprocess.run(words, cwd=project, env=env, stdout=subprocess.DEVNULL, check=True)
+
+
 def by_seed(project: Path) -> dict[int, dict[str, Any]]:
     """The metrics of each experiment that ended well, by its seed."""
     found = {}
@@ -74,7 +81,7 @@ def test_a_parallel_queue_ends_as_one_by_one(whole: Path, tmp_path: Path) -> Non
     with postgres(tmp_path / "postgres") as store:
         grid = f"train_controlnet.seed=range({SEEDS.start},{SEEDS.stop})"
         dvc(together, store, "exp", "run", "--queue", "--allow-missing", "-S", grid)
-        dvc(together, store, "queue", "start", "--jobs", "2")
+        start_queue(together, store)
         until = time.monotonic() + 300
         while not (running := trainings(together)):
             assert time.monotonic() < until, dvc(together, store, "queue", "status")
@@ -85,7 +92,7 @@ def test_a_parallel_queue_ends_as_one_by_one(whole: Path, tmp_path: Path) -> Non
         assert len(lost) == 1  # the killed one alone
         words = ("exp", "run", "--queue", "--allow-missing", "-S")
         dvc(together, store, *words, f"train_controlnet.seed={lost[0]}")
-        dvc(together, store, "queue", "start", "--jobs", "2")
+        start_queue(together, store)
         wait_for_queue(together, store)
         assert by_seed(together) == expected  # to the last digit
         client = MlflowClient(store)
