@@ -42,7 +42,9 @@ def by_seed(project: Path) -> dict[int, dict[str, Any]]:
     for row in json.loads(dvc(project, "", "exp", "show", "--json")):
         for experiment in row["experiments"] or []:
             data = (experiment["revs"][0] or {}).get("data") or {}
-            if METRICS in (data.get("metrics") or {}):
+            # A failed one has the metrics of the commit that it started from.
+            ended_well = (experiment["executor"] or {}).get("state", "success") == "success"
+            if ended_well and METRICS in (data.get("metrics") or {}):
                 params = data["params"]["params.yaml"]["data"]
                 seed = params["train_controlnet"]["seed"]
                 found[seed] = data["metrics"][METRICS]["data"]
