@@ -23,11 +23,15 @@ from aerialdreams.params import Params, flatten
 from aerialdreams.paths import ADAPTATION_LOSSES, ADAPTED_BASE, BASE, DATASET
 from aerialdreams.pipeline import accelerator as accelerator_module
 from aerialdreams.pipeline import base_adaptation
-from aerialdreams.pipeline.accelerator import Speedometer, averaged_weights, memory_megabytes
+from aerialdreams.pipeline.accelerator import (
+    Speedometer,
+    averaged_weights,
+    batches_of_rank,
+    memory_megabytes,
+)
 from aerialdreams.pipeline.adapted_base_card import adapted_base_card
 from aerialdreams.pipeline.base_adaptation import (
     Adaptation,
-    batches_of_rank,
     sample_images,
     set_up,
 )
@@ -38,6 +42,7 @@ from aerialdreams.pipeline.tracking import Run, tag_output, training_run
 from aerialdreams.training.adaptation import denoising_loss
 from aerialdreams.training.batches import load_batches, micro_batches
 from aerialdreams.training.checkpoint import StopSignal
+from aerialdreams.training.latents import Draws
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
 from aerialdreams.util.files import atomic_folder, dvc_md5, read_json, write_json
@@ -110,10 +115,12 @@ def train(adaptation: Adaptation, run: Run | None) -> None:
     start = checkpoint.restore()
     distributed.require_equal(start, "the step of the restored checkpoint")
     model = accelerator.prepare_model(adaptation.model)
+    crop = stage.crop // base.vae_scale_factor
+    draws = Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment, crop)
+    own = batches_of_rank(adaptation.source, draws, base, params.image_size, distributed)
     batches = load_batches(
-        batches_of_rank(adaptation), start, stage.steps, params.runtime.loaders,
-        pin_memory=adaptation.device.type == "cuda",
-    )  # fmt: skip
+        own, start, stage.steps, params.runtime.loaders, pin_memory=adaptation.device.type == "cuda"
+    )
     sheet = load_evenly_spaced("validation", tracking.images, params.image_size) if run else None
     speed = Speedometer(stage.batch_size, start)
     steps = range(start, stage.steps)

@@ -14,6 +14,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from aerialdreams.data.composition import (
     ComposedMask,
@@ -45,7 +46,9 @@ def main(params: Params) -> str:
         counts = np.zeros(len(names), np.int64)
         if stage.masks:
             present = read_table(PERCENTAGES).set_index("patch_id").loc[train_patches()]
-            parcels = {ids[name]: parcels_of(name, ids[name], random) for name in stage.shares}
+            parcels = {
+                ids[name]: parcels_of(ids[name], present[name], random) for name in stage.shares
+            }
             shares = {ids[name]: percent / 100 for name, percent in stage.shares.items()}
             chosen = choose_masks(
                 present[list(stage.shares)].to_numpy(), [*shares.values()], stage.masks, stage.seed
@@ -79,22 +82,28 @@ def train_patches() -> list[str]:
     return list(index["patch_id"][index["split"] == "train"])
 
 
-def parcels_of(name: str, class_id: int, random: np.random.Generator) -> list[Parcel]:
+def parcels_of(
+    class_id: int, present: "pd.Series[float]", random: np.random.Generator
+) -> list[Parcel]:
     """Parcels of a class from up to DONORS masks of the train split.
+
+    Args:
+        class_id: of the class.
+        present: its share of each train patch, by patch_id; named after the class.
+        random: decides which masks.
 
     Raises:
         UserError: the train split has none.
     """
-    shares = read_table(PERCENTAGES).set_index("patch_id")[name]
-    train = [patch_id for patch_id in train_patches() if shares[patch_id] > 0]
     parcels = [
         parcel
-        for patch_id in random.permutation(train)[:DONORS]
+        for patch_id in random.permutation(list(present.index[present > 0]))[:DONORS]
         for parcel in find_parcels(read_mask(mask_path(str(patch_id))), class_id)
     ]
     if not parcels:
         raise UserError(
-            f"compose_masks.shares: {name!r} has no parcel in the train split that could be copied"
+            f"compose_masks.shares: {present.name!r} has no parcel in the train split that could be"
+            " copied"
         )
     return parcels
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset
 
-from aerialdreams.data.composition import read_composed
+from aerialdreams.data.composition import read_composed, read_composed_mask
 from aerialdreams.data.dataset import (
     Patch,
     count_patches,
@@ -28,7 +28,7 @@ from aerialdreams.data.dataset import (
     open_split,
     read_patches,
 )
-from aerialdreams.data.images import mask_path, read_mask, resize_image, resize_mask
+from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation.metrics import (
     agreement,
@@ -41,7 +41,7 @@ from aerialdreams.generation.outputs import COMPOSED_IMAGES, MANIFEST, chosen_ro
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
-from aerialdreams.paths import COMPOSED, DATASET, GENERATED, UTILITY
+from aerialdreams.paths import DATASET, GENERATED, UTILITY
 from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
@@ -212,7 +212,7 @@ class ComposedPatches(SegmentationPatches):
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """One mask."""
-        return resize_mask(read_mask(mask_path(self.ids[index], COMPOSED)), self.size)
+        return read_composed_mask(self.ids[index], self.size)
 
 
 def weights_of(parts: list[Patches | ComposedPatches], params: Params) -> torch.Tensor:

@@ -26,7 +26,7 @@ import torch
 from diffusers import ControlNetModel
 from numpy.typing import NDArray
 
-from aerialdreams.data.composition import read_composed
+from aerialdreams.data.composition import ComposedMask, read_composed, read_composed_mask
 from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import (
     Square,
@@ -35,7 +35,7 @@ from aerialdreams.data.dataset import (
     read_zones,
     stack_patches,
 )
-from aerialdreams.data.images import mask_path, read_image, read_mask, resize_mask, write_image
+from aerialdreams.data.images import read_image, resize_mask, write_image
 from aerialdreams.data.rasters import write_geotiff, write_vrt
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import (
@@ -104,9 +104,11 @@ def main(params: Params) -> str:
     rows_of = {split: chosen_rows(split, stage.masks) for split in splits}
     counts = {split: len(rows) for split, rows in rows_of.items()}
     tasks_of = {split: list_tasks(rows, stage) for split, rows in rows_of.items()}
-    if composed := len(read_composed()):
-        counts[COMPOSED_IMAGES] = composed
-        tasks_of[COMPOSED_IMAGES] = list_composed_tasks(composed, stage.batch_size)
+    loaders = {split: partial(load_batch, split, params) for split in splits}
+    if composed := read_composed():
+        counts[COMPOSED_IMAGES] = len(composed)
+        tasks_of[COMPOSED_IMAGES] = list_composed_tasks(len(composed), stage.batch_size)
+        loaders[COMPOSED_IMAGES] = partial(load_composed, composed, params.image_size)
     with (
         distributed.shared_folder(resumable_folder(GENERATED, scratch_dir(), key)) as folder,
         inference_autocast(device, params.inference_precision),
@@ -114,7 +116,7 @@ def main(params: Params) -> str:
         for split, tasks in tasks_of.items():
             # Batches are the same for any number of ranks, and so are the images' bytes.
             own = distributed.share(tasks)
-            batches = map_ahead(partial(load_batch, split, params), own, params.runtime.loaders)
+            batches = map_ahead(loaders[split], own, params.runtime.loaders)
             if distributed.is_main:
                 batches = progress(batches, f"{split} images", "batches", len(own))
             for batch in batches:
@@ -124,7 +126,7 @@ def main(params: Params) -> str:
             for split in splits:
                 write_sheet(folder, split, params)
             if composed:
-                write_composed_sheet(folder, params)
+                write_composed_sheet(folder, composed, params)
             write_manifest(folder, models, params, counts)
             write_vrts(folder, splits)
     by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -184,8 +186,6 @@ def list_composed_tasks(count: int, batch_size: int) -> list[Task]:
 
 def load_batch(split: str, params: Params, task: Task) -> list[Output]:
     """The requests of a batch."""
-    if split == COMPOSED_IMAGES:
-        return load_composed(task, params.image_size)
     return [
         Output(
             patch.patch_id,
@@ -201,16 +201,13 @@ def load_batch(split: str, params: Params, task: Task) -> list[Output]:
     ]
 
 
-def load_composed(task: Task, size: int) -> list[Output]:
+def load_composed(composed: list[ComposedMask], size: int, task: Task) -> list[Output]:
     """The requests of a batch of composed masks."""
-    composed = read_composed()
-    rows = [composed[row] for row in task.rows]
-    masks = [resize_mask(read_mask(mask_path(row.patch_id, COMPOSED)), size) for row in rows]
-    requests = [
-        GenerationRequest(row.patch_id, mask, row.caption)
-        for row, mask in zip(rows, masks, strict=True)
-    ]
-    return [Output(request.noise_key, None, task.folder, request) for request in requests]
+    outputs = []
+    for patch_id, _, caption in (composed[row] for row in task.rows):
+        request = GenerationRequest(patch_id, read_composed_mask(patch_id, size), caption)
+        outputs.append(Output(patch_id, None, task.folder, request))
+    return outputs
 
 
 def generate_outputs(folder: Path, batch: list[Output], models: Models, params: Params) -> None:
@@ -311,12 +308,11 @@ def write_sheet(folder: Path, split: str, params: Params) -> None:
     write_image(folder / f"{split}.png", image_grid(list(patches.masks), columns, params.classes))
 
 
-def write_composed_sheet(folder: Path, params: Params) -> None:
+def write_composed_sheet(folder: Path, composed: list[ComposedMask], params: Params) -> None:
     """Write a sheet of some composed masks with their images."""
-    composed = read_composed()
     rows = evenly_spaced(params.generate_validation.grid_rows, len(composed))
-    ids, size = [composed[row].patch_id for row in rows], params.image_size
-    masks = [resize_mask(read_mask(mask_path(patch_id, COMPOSED)), size) for patch_id in ids]
+    ids = [composed[row].patch_id for row in rows]
+    masks = [read_composed_mask(patch_id, params.image_size) for patch_id in ids]
     paths = [folder / COMPOSED_IMAGES / f"generated/IMG_{patch_id}.png" for patch_id in ids]
     images = [read_image(path) for path in paths]
     write_image(folder / f"{COMPOSED_IMAGES}.png", image_grid(masks, [images], params.classes))

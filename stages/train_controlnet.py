@@ -31,11 +31,10 @@ from aerialdreams.paths import (
 )
 from aerialdreams.pipeline import accelerator as accelerator_module
 from aerialdreams.pipeline import controlnet_training
-from aerialdreams.pipeline.accelerator import Speedometer, memory_megabytes
+from aerialdreams.pipeline.accelerator import Speedometer, batches_of_rank, memory_megabytes
 from aerialdreams.pipeline.controlnet_card import controlnet_card
 from aerialdreams.pipeline.controlnet_training import (
     Training,
-    batches_of_rank,
     evaluation_weights,
     prepare_model,
     sample_images,
@@ -50,6 +49,7 @@ from aerialdreams.pipeline.tracking import Run, register_model, training_run
 from aerialdreams.training.batches import load_batches, micro_batches
 from aerialdreams.training.checkpoint import StopSignal
 from aerialdreams.training.controlnet import per_sample_loss
+from aerialdreams.training.latents import Draws
 from aerialdreams.training.loss_curves import write_curve
 from aerialdreams.training.losses import snr_weights
 from aerialdreams.training.schedule import learning_rate_at, set_learning_rate
@@ -140,10 +140,12 @@ def train(training: Training, run: Run | None) -> None:
     start = checkpoint.restore()
     distributed.require_equal(start, "the step of the restored checkpoint")
     model, compiled = prepare_model(training, decoder=start >= unlock_at)
+    crop = stage.crop // base.vae_scale_factor
+    draws = Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment, crop)
+    own = batches_of_rank(training.source, draws, base, params.image_size, distributed)
     batches = load_batches(
-        batches_of_rank(training), start, stage.steps, params.runtime.loaders,
-        pin_memory=training.device.type == "cuda",
-    )  # fmt: skip
+        own, start, stage.steps, params.runtime.loaders, pin_memory=training.device.type == "cuda"
+    )
     sheet = load_evenly_spaced("validation", tracking.images, params.image_size) if run else None
     speed = Speedometer(stage.batch_size, start)
     steps = range(start, stage.steps)

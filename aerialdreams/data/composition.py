@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from aerialdreams.data.augmentation import ORIENTATIONS, orient
+from aerialdreams.data.images import mask_path, read_mask, resize_mask
 from aerialdreams.errors import UserError
 from aerialdreams.paths import COMPOSED, COMPOSED_TABLE
 
@@ -43,15 +44,26 @@ def read_composed() -> list[ComposedMask]:
         raise UserError(f"{path}: not found; run `dvc repro compose-masks`") from None
 
 
+def read_composed_mask(patch_id: str, size: int) -> NDArray[np.uint8]:
+    """A composed mask, resized to `size` x `size` pixels; see `read_composed`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    return resize_mask(read_mask(mask_path(patch_id, COMPOSED)), size)
+
+
 class Parcel(NamedTuple):
     """A connected area of one class, cut out of a mask.
 
     Attributes:
         inside: its pixels, (height, width), with a border of RING pixels around it.
-        surroundings: how many of the pixels within RING of it have which id, (256,).
+        ring: the pixels within RING of it, (height, width).
+        surroundings: how many of those have which id, (256,).
     """
 
     inside: NDArray[np.bool_]
+    ring: NDArray[np.bool_]
     surroundings: NDArray[np.int64]
 
 
@@ -73,7 +85,8 @@ def find_parcels(mask: NDArray[np.uint8], class_id: int) -> list[Parcel]:
         inside = labels[window] == number
         if inside.sum() >= SMALLEST_PARCEL:
             ring = ndimage.binary_dilation(inside, NEIGHBOURS, RING) & ~inside
-            parcels.append(Parcel(inside, np.bincount(padded[window][ring], minlength=256)))
+            surroundings = np.bincount(padded[window][ring], minlength=256)
+            parcels.append(Parcel(inside, ring, surroundings))
     return parcels
 
 
@@ -152,8 +165,8 @@ def _paste(
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
     """A mask with a parcel at the most fitting of some random places."""
-    inside = orient(parcel.inside, int(random.integers(ORIENTATIONS)))
-    ring = ndimage.binary_dilation(inside, NEIGHBOURS, RING) & ~inside
+    orientation = int(random.integers(ORIENTATIONS))
+    inside, ring = orient(parcel.inside, orientation), orient(parcel.ring, orientation)
     padded = np.pad(mask, [(side, side) for side in inside.shape], mode="edge")
     best, best_overlap = mask, LEAST_OVERLAP
     for _ in range(PLACES):

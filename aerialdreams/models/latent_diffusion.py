@@ -1,5 +1,6 @@
 """What all families of base models share: autoencoder, UNet, noise schedule, CLIP tokens."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from aerialdreams.paths import ADAPTED_BASE
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
-class LatentDiffusion:
+class LatentDiffusion(ABC):
     """The part of a base model that does not depend on its family; see `models.families`."""
 
     vae: AutoencoderKL | LinearAutoencoder
@@ -25,9 +26,9 @@ class LatentDiffusion:
     scheduler: DDPMScheduler
 
     @property
+    @abstractmethod
     def text_encoders(self) -> list[Any]:
         """The networks that encode captions."""
-        raise NotImplementedError
 
     def to(self, device: torch.device) -> Self:
         """Move the networks to a device, frozen and in evaluation mode.

@@ -17,7 +17,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from aerialdreams.models.latent_diffusion import LatentDiffusion, load_vae, naming
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
-from aerialdreams.paths import ADAPTED_BASE
 
 
 @dataclass
@@ -110,12 +109,3 @@ class StableDiffusion(LatentDiffusion):
             f" {expected['cross_attention_dim']}": width != expected["cross_attention_dim"],
         }
         return super().misfits() + [reason for reason, fails in reasons.items() if fails]
-
-
-def load_stable_diffusion(folder: Path = ADAPTED_BASE) -> StableDiffusion:
-    """Load a model from a folder in diffusers' layout.
-
-    Raises:
-        UserError: a part is missing or damaged.
-    """
-    return StableDiffusion.load(folder)

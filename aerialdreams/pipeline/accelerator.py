@@ -4,15 +4,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import GradientAccumulationPlugin
 from diffusers.training_utils import EMAModel
+from numpy.typing import NDArray
 
+from aerialdreams.data.contact_sheet import image_grid
+from aerialdreams.data.dataset import Split
+from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.errors import UserError
+from aerialdreams.models.families import BaseModel
 from aerialdreams.pipeline.distributed import Distributed, init_distributed
 from aerialdreams.pipeline.launch import ignore_incomplete_launch
+from aerialdreams.training.latents import Draws, TrainingBatches, TrainingSource
 
 
 def start_accelerator(
@@ -49,6 +56,48 @@ def start_accelerator(
     # With several processes on a CPU accelerate's device is cpu:0, which torch.load rejects.
     on_gpu = accelerator.device.type != "cpu"
     return accelerator, distributed, accelerator.device if on_gpu else torch.device("cpu")
+
+
+def batches_of_rank(
+    source: TrainingSource, draws: Draws, base: BaseModel, image_size: int, distributed: Distributed
+) -> TrainingBatches:
+    """This rank's share of a training's batches.
+
+    Args:
+        source: the train split.
+        draws: what decides the samples of each step.
+        base: the base model.
+        image_size: height and width of its images, pixels.
+        distributed: the processes.
+    """
+    return TrainingBatches(
+        source,
+        draws,
+        base.latent_shape(image_size),
+        base.num_train_timesteps,
+        distributed.rank,
+        distributed.world_size,
+    )
+
+
+def validation_sheets(
+    patches: Split, images: NDArray[np.uint8], classes: list[LandCoverClass]
+) -> dict[str, NDArray[np.uint8]]:
+    """Mask, real and generated image of each patch, side by side: RGB, (height, width, 3).
+
+    Args:
+        patches: some of the validation split.
+        images: generated for them, RGB, (patches, size, size, 3).
+        classes: the class table.
+
+    Returns:
+        By patch id.
+    """
+    rows = zip(patches.patch_ids, patches.masks, patches.images, images, strict=True)
+    return {
+        patch_id: image_grid([mask], [[real], [generated]], classes)
+        for patch_id, mask, real, generated in rows
+    }
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 
-from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import Split
 from aerialdreams.generation.batch import generate_batch, requests_from_split
 from aerialdreams.models.conditioning import MaskConditioning
@@ -18,11 +17,11 @@ from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE
-from aerialdreams.pipeline.accelerator import averaged_weights, start_accelerator
+from aerialdreams.pipeline.accelerator import averaged_weights, start_accelerator, validation_sheets
 from aerialdreams.pipeline.distributed import Distributed
 from aerialdreams.training.adaptation import AdaptedUNet
 from aerialdreams.training.checkpoint import Checkpoint
-from aerialdreams.training.latents import Draws, ImageSource, TrainingBatches
+from aerialdreams.training.latents import ImageSource
 from aerialdreams.training.loss_curves import LossCurve, TimestepBins
 from aerialdreams.training.optimizer import new_optimizer
 
@@ -91,22 +90,6 @@ def set_up(params: Params) -> Adaptation:
     return adaptation
 
 
-def batches_of_rank(adaptation: Adaptation) -> TrainingBatches:
-    """This rank's share of the batches."""
-    stage, base = adaptation.params.adapt_base, adaptation.base
-    size = adaptation.params.image_size
-    shape = base.latent_shape(size)
-    crop = stage.crop * shape[1] // size
-    return TrainingBatches(
-        adaptation.source,
-        Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment, crop),
-        shape,
-        base.num_train_timesteps,
-        adaptation.distributed.rank,
-        adaptation.distributed.world_size,
-    )
-
-
 def sample_images(adaptation: Adaptation, patches: Split) -> dict[str, NDArray[np.uint8]]:
     """Mask, real and generated image of some validation patches, always from the same noise.
 
@@ -127,8 +110,4 @@ def sample_images(adaptation: Adaptation, patches: Split) -> dict[str, NDArray[n
             Sampling(**params.train_controlnet.sampling.model_dump()),
             params.generate_validation.seed,
         )
-    rows = zip(patches.patch_ids, patches.masks, patches.images, images, strict=True)
-    return {
-        patch_id: image_grid([mask], [[real], [generated]], params.classes)
-        for patch_id, mask, real, generated in rows
-    }
+    return validation_sheets(patches, images, params.classes)

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 
-from aerialdreams.data.contact_sheet import image_grid
 from aerialdreams.data.dataset import Split
 from aerialdreams.data.frequencies import read_train_percentages
 from aerialdreams.data.land_cover import class_ids
@@ -22,7 +21,7 @@ from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.sampling import Sampling
 from aerialdreams.params import Params
 from aerialdreams.paths import CONTROLNET
-from aerialdreams.pipeline.accelerator import averaged_weights, start_accelerator
+from aerialdreams.pipeline.accelerator import averaged_weights, start_accelerator, validation_sheets
 from aerialdreams.pipeline.distributed import Distributed
 from aerialdreams.training.checkpoint import Checkpoint
 from aerialdreams.training.controlnet import (
@@ -33,10 +32,8 @@ from aerialdreams.training.controlnet import (
     warm_start,
 )
 from aerialdreams.training.latents import (
-    Draws,
     ImageSource,
     LatentSource,
-    TrainingBatches,
     TrainingSource,
 )
 from aerialdreams.training.loss_curves import CurvePoints, LossCurve, TimestepBins
@@ -168,22 +165,6 @@ def prepare_model(training: Training, decoder: bool) -> tuple[Any, Any]:
     return wrapped, torch.compile(wrapped) if stage.compile else wrapped
 
 
-def batches_of_rank(training: Training) -> TrainingBatches:
-    """This rank's share of the batches."""
-    stage, base = training.params.train_controlnet, training.base
-    size = training.params.image_size
-    channels, height, width = base.latent_shape(size)
-    crop = stage.crop * height // size
-    return TrainingBatches(
-        training.source,
-        Draws(stage.seed, stage.batch_size, stage.caption_dropout, stage.augment, crop),
-        (channels, height, width),
-        base.num_train_timesteps,
-        training.distributed.rank,
-        training.distributed.world_size,
-    )
-
-
 @contextmanager
 def evaluation_weights(training: Training) -> Iterator[None]:
     """The model in evaluation mode, with averaged weights (EMA) if there are any."""
@@ -229,12 +210,7 @@ def sample_images(training: Training, patches: Split) -> dict[str, NDArray[np.ui
         offload_encoders(training.base)
     # `to` has frozen all of the base; the decoder may be in training.
     training.model.set_trainable(decoder=training.decoder_unlocked)
-    rows = zip(patches.patch_ids, patches.masks, patches.images, images, strict=True)
-    classes = training.params.classes
-    return {
-        patch_id: image_grid([mask], [[real], [generated]], classes)
-        for patch_id, mask, real, generated in rows
-    }
+    return validation_sheets(patches, images, training.params.classes)
 
 
 def sampling_of(params: Params) -> Sampling:

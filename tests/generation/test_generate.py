@@ -25,7 +25,7 @@ from aerialdreams.data.tiles import read_tile
 from aerialdreams.generation import batch
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.models.controlnet import load_controlnet
-from aerialdreams.models.stable_diffusion import load_stable_diffusion
+from aerialdreams.models.families import load_base
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import CONTROLNET
 from aerialdreams.util.files import dvc_md5
@@ -45,7 +45,7 @@ def place(prepared: Path, workdir: Path) -> Params:  # noqa: F811
     """A folder with a base and a ControlNet that steers a little, both of noise."""
     new_place(prepared, workdir)
     params = settle(workdir)
-    model = new_model(params, load_stable_diffusion())
+    model = new_model(params, load_base())
     for name, weight in model.controlnet.named_parameters():
         if "controlnet_down" in name or "controlnet_mid" in name or "conv_out" in name:
             weight.data.normal_(0, 0.1)
@@ -181,7 +181,7 @@ def test_one_tile_is_painted_as_by_diffusers(
     seeded = batch.seeded_generator
     monkeypatch.setattr(batch, "seeded_generator", lambda seed, *keys: seeded(seed, "paint"))
     theirs = generate_batch(
-        load_stable_diffusion(),
+        load_base(),
         load_controlnet(),
         conditioning_of(place),
         [GenerationRequest("x", np.full((32, 32), 5, np.uint8), "Aerial view.")],

@@ -15,8 +15,8 @@ from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.painter import Painter
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import new_controlnet
+from aerialdreams.models.families import load_base
 from aerialdreams.models.sampling import Sampling
-from aerialdreams.models.stable_diffusion import load_stable_diffusion
 from aerialdreams.params import Params, load_params
 from aerialdreams.util.files import dvc_md5
 from aerialdreams.util.torch_setup import inference_autocast
@@ -142,7 +142,7 @@ def test_a_generation_batch_at_real_sizes(
 ) -> None:
     monkeypatch.chdir(real_sizes)
     params: Params = load_params(real_sizes / "params.yaml")
-    base = load_stable_diffusion().to(CUDA)
+    base = load_base().to(CUDA)
     conditioning = MaskConditioning("one_hot", tuple(params.classes))
     controlnet = new_controlnet(base.unet, conditioning, [16, 32, 96, 256], 0).eval().to(CUDA)
     mask = np.full((512, 512), 5, np.uint8)

@@ -21,8 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
-from aerialdreams.models.families import encode_prompts
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.families import encode_prompts, load_base
+from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.models.tiny import new_tokenizer
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE, EMPTY_CAPTION, LATENTS
@@ -117,7 +117,7 @@ def test_each_family_is_taken_trained_on_and_drawn_with(
     sha256 = about["sha256"]["vae/diffusion_pytorch_model.safetensors"]
     assert sha256 == hashlib.sha256(weights).hexdigest()
 
-    base = load_stable_diffusion(BASE).to(torch.device("cpu"))
+    base = load_base(BASE).to(torch.device("cpu"))
     assert base.scheduler.config["prediction_type"] == FAMILIES[name]["prediction"]
     assert base.vae.config["scaling_factor"] == SCALING
     small = changed(
@@ -241,7 +241,7 @@ def test_shards_and_linked_parts_are_taken(workdir: Path, params: Params) -> Non
     assert len(list((workdir / "elsewhere").glob("*-of-*.safetensors"))) > 1
     (workdir / "theirs/unet").symlink_to(workdir / "elsewhere")
     base_model.main(of_folder(params, workdir / "theirs"))
-    ours = load_stable_diffusion(BASE).unet.state_dict()
+    ours = load_base(BASE).unet.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in unet.state_dict().items())
 
 
@@ -278,7 +278,8 @@ def test_a_model_of_the_hub(hub: Hub, params: Params) -> None:
     assert (about["id"], about["commit"], about["license"]) == ("our/model", COMMIT, "openrail++")
     assert not any(path.is_symlink() for path in Path("models/base").rglob("*"))
     assert not any("ckpt" in path or "fp16" in path for path in hub.requests)
-    base: StableDiffusion = load_stable_diffusion(BASE)
+    base = load_base(BASE)
+    assert isinstance(base, StableDiffusion)
     assert base.text_encoder.config.hidden_size == FAMILIES["sd21-base"]["width"]
 
 
@@ -291,5 +292,5 @@ def test_damaged_weights_are_refused_before_anything_is_replaced(hub: Hub, param
 
 def test_a_local_model_is_loaded_without_a_request(hub: Hub, workdir: Path, params: Params) -> None:
     base_model.main(of_folder(params, workdir / "theirs"))
-    load_stable_diffusion(BASE)
+    load_base(BASE)
     assert hub.requests == []

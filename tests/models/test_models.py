@@ -13,12 +13,12 @@ from aerialdreams.errors import UserError
 from aerialdreams.generation.batch import GenerationRequest, generate_batch, reconstruct
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.controlnet import new_controlnet
-from aerialdreams.models.families import encode_prompts
+from aerialdreams.models.families import encode_prompts, load_base
 from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.segmenter import Segmenter, load_segmenter
-from aerialdreams.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
 from aerialdreams.training.batches import draw_noise
@@ -151,7 +151,7 @@ def test_an_untrained_controlnet_changes_nothing(
 def test_a_base_model_survives_its_folder(base: StableDiffusion, tmp_path: Path) -> None:
     for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
         getattr(base, name).save_pretrained(tmp_path / name)
-    again = load_stable_diffusion(tmp_path)
+    again = load_base(tmp_path)
     assert again.tokenizer(CAPTIONS).input_ids == base.tokenizer(CAPTIONS).input_ids
     for name in ("vae", "text_encoder", "unet"):
         ours, theirs = getattr(base, name).state_dict(), getattr(again, name).state_dict()
@@ -201,7 +201,7 @@ def test_diffusers_loads_the_tiny_base_by_itself(base: StableDiffusion, tmp_path
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no base model"):
-        load_stable_diffusion(tmp_path)
+        load_base(tmp_path)
     with pytest.raises(UserError, match="no segmenter"):
         load_segmenter(tmp_path)
 

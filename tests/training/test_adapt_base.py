@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aerialdreams.errors import UserError
-from aerialdreams.models.stable_diffusion import load_stable_diffusion
+from aerialdreams.models.families import load_base
 from aerialdreams.paths import ADAPTATION_LOSSES, ADAPTED_BASE, BASE, CONTROLNET, DATASET
 from aerialdreams.pipeline.adapted_base_card import adapted_base_card
 from aerialdreams.pipeline.publish import check_upload
@@ -92,7 +92,7 @@ def losses() -> list[float]:
 @torch.no_grad()
 def loss_of(folder: Path) -> float:
     """Mean loss of a base on some batches that no training has drawn."""
-    base = load_stable_diffusion(folder).to(torch.device("cpu"))
+    base = load_base(folder).to(torch.device("cpu"))
     source = ImageSource("train", 32, base.tokenizers)
     draws = Draws(seed=99, batch_size=8, caption_dropout=0, augment=False)
     batches = TrainingBatches(source, draws, base.latent_shape(32), base.num_train_timesteps)
@@ -298,7 +298,7 @@ def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
 
 def test_crops_of_images_are_crops_of_their_latents(place: Path) -> None:
     """The tiny base's autoencoder works on blocks of pixels, so that both ways are the same."""
-    base = load_stable_diffusion(BASE).to(torch.device("cpu"))
+    base = load_base(BASE).to(torch.device("cpu"))
     draws = Draws(seed=0, batch_size=4, caption_dropout=0.5, augment=True, crop=4)
     cached, images = (
         TrainingBatches(source, draws, base.latent_shape(32), base.num_train_timesteps)

@@ -27,8 +27,7 @@ from safetensors.torch import load_file
 
 from aerialdreams.data.land_cover import palette
 from aerialdreams.errors import UserError
-from aerialdreams.models.families import BaseModel
-from aerialdreams.models.stable_diffusion import load_stable_diffusion
+from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.tiny import new_scheduler
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import ADAPTED_BASE, BASE, COMPOSED, CONTROLNET, DATASET, FREQUENCIES
@@ -245,9 +244,9 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
     assert len(curve(whole)) == 24
     assert curve(killed, "validation_loss") == curve(whole, "validation_loss")
     # The UNet's decoder was trained with it, its encoder was not.
-    base = load_stable_diffusion(whole / BASE).unet.state_dict()
+    base = load_base(whole / BASE).unet.state_dict()
     trained = torch.nn.Module.state_dict(
-        type(load_stable_diffusion(whole / BASE).unet).from_pretrained(whole / CONTROLNET / "unet")
+        type(load_base(whole / BASE).unet).from_pretrained(whole / CONTROLNET / "unet")
     )
     changed = {name.split(".")[0] for name in base if not torch.equal(base[name], trained[name])}
     assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
@@ -338,7 +337,7 @@ def test_samples_are_functions_of_the_step(place: Path) -> None:
         for name, tensor in batch.items():
             assert torch.equal(tensor, torch.cat([part[name] for part in parts])), name
     # A turned mask is its turned image's: both come from the same patch, by another way.
-    source = ImageSource("train", 32, load_stable_diffusion().tokenizers)
+    source = ImageSource("train", 32, load_base().tokenizers)
     images = TrainingBatches(source, draws, shape, 1000)
     assert torch.equal(images[3]["mask"], whole[3]["mask"])
 
@@ -394,7 +393,7 @@ def test_a_warm_start_is_the_one_that_is_meant(place: Path) -> None:
     folder["md5"] = dvc_md5(Path("models/first"))
     with pytest.raises(UserError, match=r"models/first: does not fit the base model"):
         train_controlnet.main(settle(place, warm_start=folder, conditioning="colours"))
-    model = new_model(settle(place), load_stable_diffusion())
+    model = new_model(settle(place), load_base())
     warm_start(model, Path(folder["folder"]), folder["md5"])
     first = ControlNetModel.from_pretrained("models/first").state_dict()
     warm = model.controlnet.state_dict()
