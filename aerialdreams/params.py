@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from aerialdreams.data.credits import OSM_CREDIT
 from aerialdreams.data.flair import CLASS_NAMES
 from aerialdreams.data.land_cover import LandCoverClass
-from aerialdreams.data.spec import DatasetSpec
+from aerialdreams.data.spec import FURTHER_BANDS, DatasetSpec, FurtherBands
 from aerialdreams.errors import UserError
 from aerialdreams.param_groups import (
     AdaptBase,
@@ -42,6 +42,7 @@ class Params(Group):
     tracking: Tracking
     dataset_spec: DatasetSpec
     image_size: int = Field(ge=32, le=1024, multiple_of=16)
+    bands: list[str]
     inference_precision: Precision
     compute: Compute
     raw_patches: RawPatches
@@ -65,10 +66,31 @@ class Params(Group):
         return self.dataset_spec.classes
 
     @property
+    def further_bands(self) -> FurtherBands:
+        """The images' bands after red, green and blue."""
+        names = tuple(name for name in FURTHER_BANDS if name in self.bands)
+        return FurtherBands(names, self.dataset_spec.height_metres)
+
+    @property
     def credits(self) -> list[str]:
         """The credit lines of everything that is derived from images, masks and captions."""
         places = [] if self.osm_metadata.backend == "none" else [OSM_CREDIT]
         return [self.dataset_spec.credit, *places]
+
+    @model_validator(mode="after")
+    def _bands_of_the_dataset(self) -> "Params":
+        if self.bands != ["red", "green", "blue", *self.further_bands.names]:
+            raise ValueError(
+                f"bands: is {self.bands}; must be [red, green, blue], to which near_infrared,"
+                " height or both in this order can be added"
+            )
+        unknown = set(self.bands) - set(self.dataset_spec.bands.names)
+        if unknown:
+            raise ValueError(
+                f"bands: has {', '.join(sorted(unknown))}, whose number dataset_spec.bands does not"
+                " give"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tiny_base_reads_the_dataset(self) -> "Params":

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from aerialdreams.data.contact_sheet import GAP, image_grid
 from aerialdreams.data.credits import OSM_CREDIT
 from aerialdreams.data.images import (
+    band_path,
     image_path,
     mask_path,
     read_image,
@@ -29,6 +30,7 @@ from aerialdreams.data.images import (
 )
 from aerialdreams.data.index import SPLITS, read_index
 from aerialdreams.data.land_cover import LandCoverClass
+from aerialdreams.data.spec import DatasetSpec, FurtherBand
 from aerialdreams.errors import UserError
 from aerialdreams.params import Params
 from aerialdreams.paths import CAPTIONS, CONTACT_SHEET, DATASET, FREQUENCIES, INDEX
@@ -75,7 +77,7 @@ def main(params: Params) -> str:
     with atomic_folder(DATASET) as folder:
         (folder / "data").mkdir()
         for name, shard in progress(shards, "shards", "shards", len(shards)):
-            write_shard(folder / "data" / name, shard)
+            write_shard(folder / "data" / name, shard, params.further_bands.names)
         (folder / "README.md").write_text(card(rows, params), encoding="utf-8")
         total = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
     write_sheet(CONTACT_SHEET, rows, params.classes)
@@ -95,8 +97,14 @@ def list_shards(rows: pd.DataFrame, rows_per_shard: int) -> list[tuple[str, pd.D
     return shards
 
 
-def write_shard(path: Path, rows: pd.DataFrame) -> None:
-    """Write some patches as one Parquet file, with their PNG files embedded."""
+def write_shard(path: Path, rows: pd.DataFrame, further: tuple[FurtherBand, ...]) -> None:
+    """Write some patches as one Parquet file, with their PNG files embedded.
+
+    Args:
+        path: the file.
+        rows: of the patch index, with captions.
+        further: bands after red, green and blue; each becomes a column.
+    """
     index_columns = {
         name: rows[name].astype(object).where(rows[name].notna(), None).tolist()
         for name in INDEX_COLUMNS
@@ -108,7 +116,12 @@ def write_shard(path: Path, rows: pd.DataFrame) -> None:
         "caption": rows["caption"].tolist(),
         "captions": [list(variants) for variants in rows["variants"]],
     }
-    Dataset.from_dict(table | index_columns, features=FEATURES).to_parquet(path)
+    bands = {
+        band: [_embed(band_path(image_path(patch_id), band)) for patch_id in rows["patch_id"]]
+        for band in further
+    }
+    features = Features(FEATURES | dict.fromkeys(further, Image()))
+    Dataset.from_dict(table | index_columns | bands, features=features).to_parquet(path)
 
 
 def _embed(path: Path) -> dict[str, bytes | str]:
@@ -155,6 +168,9 @@ def card(rows: pd.DataFrame, params: Params) -> str:
     hashes = "\n".join(
         f"| `{path}` | {file_md5(path)} |" for path in (INDEX, CAPTIONS, FREQUENCIES)
     )
+    bands = "".join(
+        f"| `{band}` | {describe_band(band, spec)} |\n" for band in params.further_bands.names
+    )
     invented = (
         " AerialDreams drew them in FLAIR's format; they show no real place."
         if params.raw_patches.source == "sample"
@@ -193,7 +209,7 @@ embedded images. `datasets.load_dataset` loads this folder.
 | `pixel_size` | on the ground, metres |
 | `longitude`, `latitude` | centre, WGS 84 |
 | `date` | of the photograph; null if unknown |
-
+{bands}
 Splits are by group.
 
 | split | patches | groups |
@@ -225,6 +241,14 @@ code, parameters and tiles give the same bytes. MD5 of the inputs:
 ## Credits
 - Images and masks: {spec.credit}{f", {spec.url}" if spec.url else ""}.{invented}
 {places}"""
+
+
+def describe_band(band: FurtherBand, spec: DatasetSpec) -> str:
+    """What the column of a further band holds."""
+    if band == "near_infrared":
+        return "grey PNG; its values have the scale of the colours'"
+    low, high = spec.height_metres
+    return f"above ground, as grey PNG: 0 is {low:g} m, 255 is {high:g} m"
 
 
 def size_category(count: int) -> str:

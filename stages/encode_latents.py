@@ -130,7 +130,7 @@ def encode(
 
     def load(patch: Patch) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
         size = settings.image_size
-        return resize_image(patch.image, size), resize_mask(patch.mask, size), patch.captions
+        return resize_image(patch.bands, size), resize_mask(patch.mask, size), patch.captions
 
     columns: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
     for batch in batched(map_ahead(load, patches, settings.workers), settings.batch_size):

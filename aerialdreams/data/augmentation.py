@@ -33,12 +33,12 @@ def orient(image: NDArray[Value], orientation: int) -> NDArray[Value]:
 
 
 def jitter_colours(images: Tensor, seed: int, step: int) -> Tensor:
-    """Change contrast and brightness of each channel of each image at random.
+    """Change contrast and brightness of each band of each image at random.
 
     It makes a segmenter robust to cameras' colours.
 
     Args:
-        images: RGB, -1 to 1, (batch, 3, height, width).
+        images: -1 to 1, (batch, bands, height, width).
         seed: of the training.
         step: number of the training step.
 
@@ -47,8 +47,9 @@ def jitter_colours(images: Tensor, seed: int, step: int) -> Tensor:
         0.1; not clipped.
     """
     generator = seeded_generator(seed, "tint", step)
-    gain = 1 + 0.3 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
-    shift = 0.2 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
+    shape = (*images.shape[:2], 1, 1)
+    gain = 1 + 0.3 * (torch.rand(shape, generator=generator) - 0.5)
+    shift = 0.2 * (torch.rand(shape, generator=generator) - 0.5)
     return images * gain + shift
 
 
@@ -59,7 +60,7 @@ def blur_and_add_noise(images: Tensor, seed: int, step: int) -> Tensor:
     not blurred.
 
     Args:
-        images: RGB, -1 to 1, (batch, 3, height, width).
+        images: -1 to 1, (batch, bands, height, width).
         seed: of the training.
         step: number of the training step.
 

@@ -4,7 +4,7 @@ A split is train, validation or test; `folder` is the dataset's folder.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,13 +20,14 @@ from rasterio.crs import CRS
 from aerialdreams.data.georeference import GeoReference
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.data.index import SPLITS
+from aerialdreams.data.spec import FURTHER_BANDS
 from aerialdreams.errors import UserError
 from aerialdreams.paths import DATASET
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# The columns that `Patch` needs; stages/dataset.py writes some more.
+# The columns that `Patch` needs beside those of further bands; stages/dataset.py writes some more.
 COLUMNS = [
     *("patch_id", "image", "mask", "caption", "captions"),
     *("group", "zone", "crs", "origin_x", "origin_y", "extent", "pixel_size"),
@@ -67,7 +68,7 @@ class Patch:
         zone: its zone's name, unique within the group.
         square: its square on the ground; None without georeference.
         pixel_size: of the image on the ground, metres.
-        image_png: the image, undecoded.
+        image_pngs: the image's colours and its further bands, undecoded, by column.
         mask_png: the mask, undecoded.
     """
 
@@ -78,13 +79,18 @@ class Patch:
     zone: str
     square: Square | None
     pixel_size: float
-    image_png: bytes = field(repr=False)
+    image_pngs: dict[str, Any] = field(repr=False)
     mask_png: bytes = field(repr=False)
 
     @property
     def image(self) -> NDArray[np.uint8]:
         """RGB, 0 to 255, (height, width, 3); decoded at each access."""
-        return decode_png(self.image_png)
+        return decode_png(self.image_pngs["image"]["bytes"])
+
+    @property
+    def bands(self) -> NDArray[np.uint8]:
+        """RGB and the further bands that the dataset has, (height, width, bands)."""
+        return decode_bands(self.image_pngs)
 
     @property
     def mask(self) -> NDArray[np.uint8]:
@@ -97,7 +103,8 @@ class Split(NamedTuple):
 
     Attributes:
         patch_ids: one per patch.
-        images: RGB, 0 to 255, (patches, size, size, 3).
+        images: RGB and the further bands that the dataset has, 0 to 255, (patches, size, size,
+            bands).
         masks: class ids, (patches, size, size).
         captions: one per patch.
     """
@@ -204,6 +211,15 @@ def patch_names(split: str, folder: Path = DATASET) -> list[str]:
     ]
 
 
+def further_bands(folder: Path = DATASET) -> list[str]:
+    """Names of the bands that a dataset has beside red, green and blue; their columns."""
+    return _further_bands(pq.ParquetFile(shard_paths(splits_of(folder)[0], folder)[0]))
+
+
+def _further_bands(file: pq.ParquetFile) -> list[str]:
+    return [name for name in FURTHER_BANDS if name in file.schema_arrow.names]
+
+
 def median_pixel_size(folder: Path = DATASET) -> float:
     """The median size of the train split's pixels on the ground, metres."""
     sizes = [
@@ -229,17 +245,25 @@ def _to_patch(row: dict[str, Any]) -> Patch:
         if row["extent"] is None
         else Square(row["crs"], row["origin_x"], row["origin_y"], row["extent"]),
         pixel_size=row["pixel_size"],
-        image_png=row["image"]["bytes"],
+        image_pngs={name: row[name] for name in ("image", *FURTHER_BANDS) if name in row},
         mask_png=row["mask"]["bytes"],
     )
 
 
 def _read_rows(
-    path: Path, columns: list[str] = COLUMNS, wanted: set[int] | None = None
+    path: Path, columns: list[str] | None = None, wanted: set[int] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, or those with the wanted numbers; other row groups are not read."""
+    """The rows of a shard, or those with the wanted numbers; other row groups are not read.
+
+    Args:
+        path: the shard.
+        columns: the columns to read; None for all that `Patch` needs.
+        wanted: numbers of rows; None for all.
+    """
     try:
         file = pq.ParquetFile(path)
+        if columns is None:
+            columns = [*COLUMNS, *_further_bands(file)]
         first = 0
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
@@ -277,8 +301,9 @@ def open_split(split: str, folder: Path = DATASET) -> "Dataset":
 
     files = [str(path) for path in shard_paths(split, folder)]
     rows = load_dataset("parquet", data_files={split: files}, split=split)
-    for column in ("image", "mask"):
-        rows = rows.cast_column(column, ImageFeature(decode=False))
+    for column in ("image", "mask", *FURTHER_BANDS):
+        if column in rows.column_names:
+            rows = rows.cast_column(column, ImageFeature(decode=False))
     return rows
 
 
@@ -294,10 +319,23 @@ def stack_patches(patches: Iterable[Patch], size: int) -> Split:
     patch_ids, images, masks, captions = [], [], [], []
     for patch in patches:
         patch_ids.append(patch.patch_id)
-        images.append(resize_image(patch.image, size))
+        images.append(resize_image(patch.bands, size))
         masks.append(resize_mask(patch.mask, size))
         captions.append(patch.caption)
     return Split(patch_ids, np.stack(images), np.stack(masks), captions)
+
+
+def decode_bands(row: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Decode all bands of an image of the dataset.
+
+    Args:
+        row: has the columns `image` and, if the dataset has them, `near_infrared` and `height`.
+
+    Returns:
+        RGB and further bands, (height, width, bands).
+    """
+    columns = ["image", *(name for name in FURTHER_BANDS if name in row)]
+    return np.dstack([decode_png(row[name]["bytes"]) for name in columns])
 
 
 def decode_png(png: bytes) -> NDArray[np.uint8]:
@@ -307,7 +345,7 @@ def decode_png(png: bytes) -> NDArray[np.uint8]:
         png: the `bytes` of a value of the column `image` or `mask`.
 
     Returns:
-        RGB, (height, width, 3), or class ids, (height, width).
+        RGB, (height, width, 3); or a further band or class ids, (height, width).
     """
     with Image.open(io.BytesIO(png)) as image:
         return np.array(image)

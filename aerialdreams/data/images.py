@@ -1,9 +1,11 @@
 """Images and masks as PNG files, and resizing of both.
 
 A mask on disk is a paletted PNG: pixels are class ids, and the palette has the classes' colours.
+An image is an RGB PNG; near infrared and height, where they are kept, are grey PNGs beside it.
 """
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,11 @@ def mask_path(patch_id: str, folder: Path = MASKS) -> Path:
     return folder / f"MSK_{patch_id}.png"
 
 
+def band_path(image: Path, band: str) -> Path:
+    """The PNG of a further band of an image, beside it, such as IMG_000001_height.png."""
+    return image.with_name(f"{image.stem}_{band}.png")
+
+
 def write_image(path: Path, rgb: NDArray[np.uint8]) -> None:
     """Write an image as PNG.
 
@@ -34,10 +41,23 @@ def write_image(path: Path, rgb: NDArray[np.uint8]) -> None:
 
     Args:
         path: the file.
-        rgb: RGB, (height, width, 3), or RGB and alpha, (height, width, 4).
+        rgb: RGB, (height, width, 3); RGB and alpha, (height, width, 4); or grey, (height, width).
     """
     with atomic_file(path) as partial:
         Image.fromarray(rgb).save(partial, "PNG", compress_type=zlib.Z_RLE)
+
+
+def write_bands(path: Path, image: NDArray[np.uint8], further: Sequence[str]) -> None:
+    """Write an image of three or more bands as PNGs, the one of its colours last.
+
+    Args:
+        path: of the colours; see `band_path` for the others.
+        image: RGB, further bands and, if there is one, alpha: (height, width, bands).
+        further: names of the bands after red, green and blue.
+    """
+    for number, band in enumerate(further, start=3):
+        write_image(band_path(path, band), image[..., number])
+    write_image(path, np.delete(image, range(3, 3 + len(further)), axis=2))
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], classes: list[LandCoverClass]) -> None:
@@ -64,6 +84,30 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         UserError: the file is missing, damaged, or not RGB.
     """
     return _read_png(path, "RGB")
+
+
+def read_bands(path: Path, further: Sequence[str]) -> NDArray[np.uint8]:
+    """Read what `write_bands` wrote.
+
+    Args:
+        path: of the colours.
+        further: names of the bands to read after red, green and blue.
+
+    Returns:
+        0 to 255, (height, width, 3 + further bands).
+
+    Raises:
+        UserError: a file is missing, damaged, or of another kind or size.
+    """
+    image = read_image(path)
+    bands = [_read_png(band_path(path, band), "L") for band in further]
+    for name, band in zip(further, bands, strict=True):
+        if band.shape != image.shape[:2]:
+            raise UserError(
+                f"{band_path(path, name)}: is {band.shape[1]} x {band.shape[0]} pixels, its colours"
+                f" are {image.shape[1]} x {image.shape[0]}; remove it and run `dvc repro`"
+            )
+    return np.dstack([image, *bands]) if bands else image
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -94,16 +138,19 @@ def _read_png(path: Path, mode: str) -> NDArray[np.uint8]:
         ) from None
 
 
-def resize_image(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize a square image, by area average (Pillow's BOX) when shrinking, else bicubic.
 
     Args:
-        rgb: RGB, 0 to 255, (height, width, 3).
+        image: RGB and any further bands, 0 to 255, (height, width, bands).
         size: new height and width, pixels.
     """
-    shrinks = size <= rgb.shape[0]
+    shrinks = size <= image.shape[0]
     resampling = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    return np.array(Image.fromarray(rgb).resize((size, size), resampling))
+    # Pillow has no images of five bands.
+    parts = [image[..., :3], *np.moveaxis(image[..., 3:], -1, 0)]
+    resized = [Image.fromarray(part).resize((size, size), resampling) for part in parts]
+    return np.dstack([np.asarray(part) for part in resized])
 
 
 def resize_mask(mask: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

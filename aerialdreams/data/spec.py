@@ -1,6 +1,6 @@
 """The dataset spec: what a dataset's images and masks are. FLAIR #1 is one such spec."""
 
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from rasterio.crs import CRS
@@ -9,6 +9,23 @@ from rasterio.errors import CRSError
 from aerialdreams.data.land_cover import IGNORED, LandCoverClass, MaskValue, with_ids
 
 BandNumber = Annotated[int, Field(ge=1)]
+FurtherBand = Literal["near_infrared", "height"]
+FURTHER_BANDS: tuple[FurtherBand, ...] = get_args(FurtherBand)  # in the order of images' channels
+
+
+class FurtherBands(NamedTuple):
+    """The bands of images after red, green and blue.
+
+    Attributes:
+        names: in the order of the images' channels.
+        height_metres: heights that are stored as 0 and as 255.
+    """
+
+    names: tuple[FurtherBand, ...] = ()
+    height_metres: tuple[float, float] = (0, 51)
+
+
+RGB_ONLY = FurtherBands()
 
 
 class Bands(BaseModel):
@@ -53,7 +70,11 @@ class DatasetSpec(BaseModel):
         crs: of all images, such as EPSG:2154, also of those whose file names none. None: each
             image's own.
         bands: numbers of the bands.
-        value_range: pixel values that are shown as black and as full colour.
+        value_range: pixel values that are shown as black and as full colour; near infrared has the
+            same.
+        height_unit: metres of one unit of the height band.
+        height_metres: heights above ground that are stored as 0 and as 255; those beyond are
+            clipped.
         published_percentages: each class's percentage of the train split as its publisher states
             it, for comparison; empty if unknown.
     """
@@ -71,6 +92,8 @@ class DatasetSpec(BaseModel):
     crs: str | None
     bands: Bands
     value_range: tuple[float, float]
+    height_unit: float = Field(gt=0)
+    height_metres: tuple[float, float]
     published_percentages: list[Annotated[float, Field(ge=0, le=100)]]
 
     @property
@@ -100,8 +123,10 @@ class DatasetSpec(BaseModel):
         both = [value for value in self.ignored if value in of_classes and value != IGNORED]
         if both:
             raise ValueError(f"ignored: {both[0]!r} is a class's value")
-        if self.value_range[0] >= self.value_range[1]:
-            raise ValueError(f"value_range: {list(self.value_range)} is not ascending")
+        for key in ("value_range", "height_metres"):
+            low, high = getattr(self, key)
+            if low >= high:
+                raise ValueError(f"{key}: {[low, high]} is not ascending")
         if self.published_percentages and len(self.published_percentages) != len(self.classes):
             raise ValueError(
                 f"published_percentages: {len(self.published_percentages)} entries for"

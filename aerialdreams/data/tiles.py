@@ -17,7 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from aerialdreams.data.georeference import GeoReference, shear
 from aerialdreams.data.mask_values import ids_from_values
-from aerialdreams.data.spec import Bands, DatasetSpec
+from aerialdreams.data.spec import Bands, DatasetSpec, FurtherBand
 from aerialdreams.errors import UserError
 
 # Tiles have no side files. Searching their folders for some would take an eighth of the time to
@@ -94,10 +94,31 @@ def tile_rgb(tile: Tile, bands: Bands, value_range: tuple[float, float]) -> NDAr
         value_range: the values that become 0 and 255; those beyond are clipped.
     """
     rgb = tile.bands[[number - 1 for number in bands.rgb]].transpose(1, 2, 0)
+    return _scaled(rgb, value_range)
+
+
+def tile_band(tile: Tile, name: FurtherBand, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """Near infrared or height of an image's tile, 0 to 255, (height, width).
+
+    Args:
+        tile: the tile.
+        name: of the band; the spec must have its number.
+        spec: the dataset spec, whose `value_range` or `height_metres` become 0 and 255.
+    """
+    number = getattr(spec.bands, name)
+    value_range = spec.value_range
+    if name == "height":
+        low, high = spec.height_metres
+        value_range = low / spec.height_unit, high / spec.height_unit
+    return _scaled(tile.bands[number - 1], value_range)
+
+
+def _scaled(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[np.uint8]:
+    """Values of a range as 0 to 255; those beyond are clipped, and those that are NaN become 0."""
     low, high = value_range
-    if rgb.dtype == np.uint8 and (low, high) == (0, 255):
-        return rgb
-    scaled = (np.nan_to_num(rgb.astype(np.float64), nan=low) - low) / (high - low)
+    if values.dtype == np.uint8 and (low, high) == (0, 255):
+        return values
+    scaled = (np.nan_to_num(values.astype(np.float64), nan=low) - low) / (high - low)
     return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
 
 

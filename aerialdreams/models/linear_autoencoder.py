@@ -29,24 +29,25 @@ class Refinement(torch.nn.Module):
 
     Args:
         channels: of its layers at a quarter of the resolution; a third of them at half of it.
+        bands: of the images.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, bands: int = 3) -> None:
         super().__init__()
         narrow = channels // 3
-        self.first = torch.nn.Conv2d(12, narrow, 3, padding=1)
+        self.first = torch.nn.Conv2d(4 * bands, narrow, 3, padding=1)
         self.down = torch.nn.Conv2d(4 * narrow, channels, 1)
         self.middle = torch.nn.ModuleList(
             torch.nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)
         )
         self.up = torch.nn.Conv2d(channels, 4 * narrow, 1)
         self.next = torch.nn.Conv2d(narrow, narrow, 3, padding=1)
-        self.last = torch.nn.Conv2d(narrow, 12, 3, padding=1)
+        self.last = torch.nn.Conv2d(narrow, 4 * bands, 3, padding=1)
         torch.nn.init.zeros_(self.last.weight)
         torch.nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """The refined images, of the same shape, (batch, 3, height, width).
+        """The refined images, of the same shape, (batch, bands, height, width).
 
         Args:
             images: height and width are multiples of 4.
@@ -69,7 +70,8 @@ class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     Args:
         latent_channels: components of a block.
         block_out_channels: values per position after each halving of the image, which are 3, 12, 48
-            for blocks of 4 x 4 pixels. Pipelines of diffusers take the size of a block from it.
+            for blocks of 4 x 4 pixels of three bands. Pipelines of diffusers take the size of a
+            block from it.
         scaling_factor: from latents as encoded to latents as the UNet sees them.
         refinement_channels: width of the network that refines decoded images; 0 for none.
     """
@@ -84,16 +86,17 @@ class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         block = 2 ** (len(block_out_channels) - 1)
-        self.encoder = torch.nn.Conv2d(3, latent_channels, block, stride=block)
-        self.decoder = torch.nn.ConvTranspose2d(latent_channels, 3, block, stride=block)
-        self.refinement = Refinement(refinement_channels) if refinement_channels else None
+        bands = block_out_channels[0]
+        self.encoder = torch.nn.Conv2d(bands, latent_channels, block, stride=block)
+        self.decoder = torch.nn.ConvTranspose2d(latent_channels, bands, block, stride=block)
+        self.refinement = Refinement(refinement_channels, bands) if refinement_channels else None
         self.use_slicing = False  # `enable_slicing` sets it; a matrix needs no slices
 
     def encode(self, images: Tensor) -> AutoencoderKLOutput:
         """The latents of images, as a distribution without variance.
 
         Args:
-            images: -1..1, (batch, 3, height, width).
+            images: -1..1, (batch, bands, height, width).
         """
         latents = self.encoder(images)
         moments = torch.cat([latents, torch.zeros_like(latents)], 1)
@@ -102,7 +105,7 @@ class LinearAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     def decode(
         self, latents: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> Any:
-        """The images of latents, (batch, 3, height, width); `DecoderOutput` or a tuple.
+        """The images of latents, (batch, bands, height, width); `DecoderOutput` or a tuple.
 
         Args:
             latents: (batch, channels, h, w), unscaled.

@@ -3,9 +3,11 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from aerialdreams.data.caption_text import CaptionForm
 from aerialdreams.data.land_cover import MaskValue
+from aerialdreams.data.spec import RGB_ONLY, FurtherBands
 from aerialdreams.errors import UserError
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.sampling import Sampling
@@ -26,6 +28,7 @@ class ModelInfo:
         ignored: pixel values and colours of masks that stand for no class.
         credit: of the images and masks that the model was trained on.
         captions: the form of the captions that it was trained on.
+        further: bands of the images after red, green and blue.
     """
 
     image_size: int
@@ -35,6 +38,7 @@ class ModelInfo:
     ignored: tuple[MaskValue, ...]
     credit: str
     captions: CaptionForm
+    further: FurtherBands = RGB_ONLY
 
     def save(self, folder: Path) -> None:
         """Write aerialdreams.json into the model's folder."""
@@ -47,6 +51,8 @@ class ModelInfo:
             "credit": self.credit,
             "captions": self.captions._asdict(),
         }
+        if self.further.names:
+            values["further_bands"] = self.further._asdict()
         write_json(folder / FILE_NAME, values)
 
     @classmethod
@@ -68,6 +74,7 @@ class ModelInfo:
                 ignored=tuple(values["ignored"]),
                 credit=str(values["credit"]),
                 captions=CaptionForm(**form | {"sentences": tuple(form["sentences"])}),
+                further=_further(values.get("further_bands")),
             )
         except FileNotFoundError:
             raise UserError(
@@ -77,6 +84,13 @@ class ModelInfo:
         except (OSError, ValueError, KeyError, TypeError) as error:
             message = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{path}: cannot be read ({message}); `dvc checkout` it") from None
+
+
+def _further(values: dict[str, list[Any]] | None) -> FurtherBands:
+    if values is None:
+        return RGB_ONLY
+    low, high = values["height_metres"]
+    return FurtherBands(tuple(values["names"]), (low, high))
 
 
 def synthetic_tags(info: ModelInfo, controlnet: Path, prompt: str, seed: int) -> dict[str, str]:

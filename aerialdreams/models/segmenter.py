@@ -22,12 +22,13 @@ class Segmenter(nn.Module):
     Args:
         channels: width of each level; each level has half the resolution of the one above.
         num_classes: classes of the land-cover table.
+        bands: of the images.
     """
 
-    def __init__(self, channels: list[int], num_classes: int) -> None:
+    def __init__(self, channels: list[int], num_classes: int, bands: int = 3) -> None:
         super().__init__()
-        self.channels, self.num_classes = list(channels), num_classes
-        pairs = list(zip([3, *channels], channels, strict=False))
+        self.channels, self.num_classes, self.bands = list(channels), num_classes, bands
+        pairs = list(zip([bands, *channels], channels, strict=False))
         self.down = nn.ModuleList(_block(inputs, outputs) for inputs, outputs in pairs)
         self.up = nn.ModuleList(
             _block(below + here, here)
@@ -39,7 +40,7 @@ class Segmenter(nn.Module):
         """Logits of the classes.
 
         Args:
-            images: RGB in -1..1, shape (batch, 3, height, width), sides divisible by
+            images: -1..1, shape (batch, bands, height, width), sides divisible by
                 2 ** (levels - 1).
 
         Returns:
@@ -67,6 +68,8 @@ class Segmenter(nn.Module):
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors into an existing folder."""
         config = {"channels": self.channels, "classes": self.num_classes}
+        if self.bands != 3:
+            config["bands"] = self.bands
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(self.state_dict(), folder / "model.safetensors")
 
@@ -93,7 +96,7 @@ def load_segmenter(folder: Path = SEGMENTER) -> Segmenter | IgnSegmenter:
         config = json.loads((folder / "config.json").read_text())
         if config.get("kind") == "ign":
             return IgnSegmenter.load(folder)
-        model = Segmenter(config["channels"], config["classes"])
+        model = Segmenter(config["channels"], config["classes"], config.get("bands", 3))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         message = str(error).splitlines()[0]

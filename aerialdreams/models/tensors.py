@@ -10,10 +10,10 @@ def images_to_tensor(images: NDArray[np.uint8] | Tensor) -> Tensor:
     """Images as a float tensor.
 
     Args:
-        images: RGB in 0..255, uint8, shape (batch, height, width, 3).
+        images: in 0..255, uint8, shape (batch, height, width, bands).
 
     Returns:
-        -1..1, float32, shape (batch, 3, height, width).
+        -1..1, float32, shape (batch, bands, height, width).
     """
     return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 

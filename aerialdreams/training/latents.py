@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import CLIPTokenizer
 
 from aerialdreams.data.augmentation import draw_orientations, orient
-from aerialdreams.data.dataset import decode_png, open_split
+from aerialdreams.data.dataset import decode_bands, decode_png, open_split
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.errors import UserError
 from aerialdreams.models.latent_diffusion import tokenize_all
@@ -104,7 +104,7 @@ class LatentSource:
 class ImageSource:
     """A split's images and captions, not yet encoded: each step encodes its own.
 
-    `rows` gives `image`, RGB in 0..255, uint8, (samples, size, size, 3); `tokens`, the caption's
+    `rows` gives `image`, 0..255, uint8, (samples, size, size, bands); `tokens`, the caption's
     token ids by each tokenizer, (samples, tokenizers, tokens); `mask` as `LatentSource` does.
     """
 
@@ -121,9 +121,7 @@ class ImageSource:
         images, masks, captions = [], [], []
         for row, orientation, caption in samples:
             patch = self._dataset[row]
-            images.append(
-                orient(resize_image(decode_png(patch["image"]["bytes"]), self._size), orientation)
-            )
+            images.append(orient(resize_image(decode_bands(patch), self._size), orientation))
             masks.append(
                 orient(resize_mask(decode_png(patch["mask"]["bytes"]), self._size), orientation)
             )

@@ -43,14 +43,14 @@ def fit_autoencoder(
     weak components, which are the fine detail, would be lost in it.
 
     Args:
-        images: RGB, (images, size, size, 3).
+        images: 0 to 255, (images, size, size, bands).
         settings: see params.yaml.
         seed: of the initial weights of its refinement.
 
     Returns:
         The autoencoder, frozen. Its unscaled latents have deviation 1, over all channels.
     """
-    colour, covariance = block_statistics(images, settings.block)
+    mean, covariance = block_statistics(images, settings.block)
     variances, vectors = torch.linalg.eigh(covariance)  # ascending; a column is an eigenvector
     deviations = variances.flip(0)[: settings.channels].clamp(min=SMALLEST_DEVIATION**2).sqrt()
     vectors = vectors.flip(1)[:, : settings.channels].T
@@ -63,15 +63,15 @@ def fit_autoencoder(
     torch.manual_seed(seed)
     autoencoder = LinearAutoencoder(
         latent_channels=settings.channels,
-        block_out_channels=tuple(3 * 4**level for level in range(halvings + 1)),
+        block_out_channels=tuple(images.shape[-1] * 4**level for level in range(halvings + 1)),
         scaling_factor=settings.latent_std,
         refinement_channels=settings.refinement_channels,
     )
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
     encoder.weight.copy_((vectors / scales[:, None]).reshape(encoder.weight.shape))
-    encoder.bias.copy_(-encoder.weight.sum((2, 3)) @ colour.float())
+    encoder.bias.copy_(-encoder.weight.sum((2, 3)) @ mean.float())
     decoder.weight.copy_((vectors * scales[:, None]).reshape(decoder.weight.shape))
-    decoder.bias.copy_(colour)
+    decoder.bias.copy_(mean)
     return autoencoder.requires_grad_(False).eval()
 
 
@@ -88,7 +88,7 @@ def train_refinement(
 
     Args:
         autoencoder: from `fit_autoencoder`; its refinement is trained in place.
-        images: RGB, (images, size, size, 3).
+        images: 0 to 255, (images, size, size, bands).
         settings: see params.yaml.
         seed: of images and noise.
     """
@@ -118,21 +118,21 @@ def train_refinement(
 
 
 def block_statistics(images: NDArray[np.uint8], block: int) -> tuple[Tensor, Tensor]:
-    """Mean colour and covariance of the blocks of some images.
+    """Mean and covariance of the blocks of some images.
 
     Args:
-        images: RGB, (images, size, size, 3).
+        images: 0 to 255, (images, size, size, bands).
         block: height and width of a block, pixels.
 
     Returns:
-        Mean of each colour, -1..1, (3,); covariance about it of a block's values, colour by colour
-        and row by row, (3 * block * block, 3 * block * block). Both are float64.
+        Mean of each band, -1..1, (bands,); covariance about it of a block's values, band by band
+        and row by row, (bands * block * block, bands * block * block). Both are float64.
     """
-    colour = torch.from_numpy(images.mean((0, 1, 2))) / 127.5 - 1
+    mean = torch.from_numpy(images.mean((0, 1, 2))) / 127.5 - 1
     products, count = torch.zeros(()), 0
     for first in range(0, len(images), FIT_BATCH):
         batch = images_to_tensor(images[first : first + FIT_BATCH]).double()
-        blocks = torch.nn.functional.pixel_unshuffle(batch - colour[:, None, None], block)
+        blocks = torch.nn.functional.pixel_unshuffle(batch - mean[:, None, None], block)
         vectors = blocks.movedim(1, -1).flatten(0, 2)
         products, count = products + vectors.T @ vectors, count + len(vectors)
-    return colour, products / count
+    return mean, products / count

@@ -33,7 +33,7 @@ WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 CACHE_BYTES = 2**28  # for patches, in a process without data loader workers
 
-# Pairs of image, RGB, (size, size, 3), and mask, class ids, (size, size), both uint8.
+# Pairs of image, (size, size, bands), and mask, class ids, (size, size), both uint8.
 SegmentationPatches = TorchDataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 
@@ -48,6 +48,7 @@ class SegmenterSettings:
         steps: training steps.
         batch_size: patches of a step.
         learning_rate: peak learning rate.
+        bands: of the images.
     """
 
     seed: int
@@ -56,6 +57,7 @@ class SegmenterSettings:
     steps: int
     batch_size: int
     learning_rate: float
+    bands: int = 3
 
     def identity(self) -> dict[str, object]:
         """What decides the weights, for `util.scratch.work_folder`."""
@@ -91,7 +93,7 @@ def train_segmenter(
     """
     torch.manual_seed(settings.seed)
     model, losses = (
-        Segmenter(settings.channels, len(settings.class_ids)).to(device),
+        Segmenter(settings.channels, len(settings.class_ids), settings.bands).to(device),
         LossCurve("segmenter"),
     )
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
@@ -161,8 +163,8 @@ class CachedPatches(TorchDataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
 class SegmenterBatches(TorchDataset[tuple[Tensor, Tensor]]):
     """The batches of a training by step, each a function of (seed, step).
 
-    A batch is images, (batch, size, size, 3), and masks, (batch, size, size), uint8. Each patch is
-    rotated and mirrored at random, its image and its mask alike.
+    A batch is images, (batch, size, size, bands), and masks, (batch, size, size), uint8. Each patch
+    is rotated and mirrored at random, its image and its mask alike.
     """
 
     def __init__(self, patches: SegmentationPatches, settings: SegmenterSettings) -> None:

@@ -49,7 +49,7 @@ def encode_images(autoencoder: LinearAutoencoder, images: NDArray[np.uint8]) -> 
 
     Args:
         autoencoder: the encoder.
-        images: RGB, uint8, (images, size, size, 3).
+        images: uint8, (images, size, size, bands).
     """
     device = next(autoencoder.parameters()).device
     latents = [
