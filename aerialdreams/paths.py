@@ -53,6 +53,7 @@ EMPTY_CAPTION = "empty.safetensors"  # in LATENTS; `text` in it is the empty cap
 
 # train-segmenter
 SEGMENTER = Path("models/segmenter")
+ALL_BANDS = "all_bands"  # in SEGMENTER: a segmenter of all bands, if there are further ones
 SEGMENTER_LOSSES = Path("metrics/segmenter.csv")
 
 # train-controlnet

@@ -28,6 +28,7 @@ from aerialdreams.data.dataset import (
     shard_paths,
 )
 from aerialdreams.data.images import resize_image, resize_mask
+from aerialdreams.errors import UserError
 from aerialdreams.models.families import BaseModel, encode_prompts, load_base
 from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.params import Params
@@ -48,6 +49,11 @@ def main(params: Params) -> str:
     configure_torch(params.compute.threads, params.compute.deterministic)
     distributed, device = start_processes("stages.encode_latents", params.runtime.processes)
     stage, base = params.encode_latents, load_base().to(device)
+    if base.image_bands != len(params.bands):
+        raise UserError(
+            f"{ADAPTED_BASE}: its autoencoder takes images of {base.image_bands} bands, and `bands`"
+            f" names {len(params.bands)}; run `dvc repro`"
+        )
     settings = EncodeSettings(
         params.image_size,
         ORIENTATIONS if stage.all_orientations else 1,

@@ -8,10 +8,11 @@ Writes  metrics/evaluation.json; metrics/iou_{validation,test}.csv, plots of per
         that trained the model
 
 The segmenter of train-segmenter, the judge, predicts land cover from images, and its predictions
-are compared with the masks. Power spectra compare textures by class. Distances compare image sets
+are compared with the masks. With further bands, a second judge sees all of them, and NDVI and
+heights are compared by class. Power spectra compare textures by class. Distances compare image sets
 in a feature space: those in the FID Inception's are FID and KID, the names of those in the
-segmenter's start with judge_. Each number NAME has a 95 % confidence interval NAME_95. See
-docs/evaluation.md.
+segmenter's start with judge_. Each number NAME has a 95 % confidence interval NAME_95, but those of
+NDVI and heights have none. See docs/evaluation.md.
 """
 
 import csv
@@ -19,17 +20,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from diffusers import AutoencoderKL
-from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, evenly_spaced, read_patches
 from aerialdreams.data.images import resize_image, resize_mask
 from aerialdreams.data.land_cover import class_ids
+from aerialdreams.evaluation.bands import band_sums
+from aerialdreams.evaluation.batches import Judges, batch_sets, load_batch
 from aerialdreams.evaluation.feature_spaces import (
     Images,
     InceptionFeatures,
@@ -37,7 +39,6 @@ from aerialdreams.evaluation.feature_spaces import (
     load_inception,
 )
 from aerialdreams.evaluation.image_sets import NOT_COMPUTED, FeatureSpaces, ImageSet, evaluate
-from aerialdreams.evaluation.spectra import Power, class_power
 from aerialdreams.generation.batch import reconstruct
 from aerialdreams.generation.outputs import (
     EVALUATED_SETS,
@@ -46,13 +47,20 @@ from aerialdreams.generation.outputs import (
     chosen_rows,
     evaluated_splits,
     extra_rows,
-    read_generated,
 )
 from aerialdreams.models.latent_diffusion import load_vae
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.param_groups import GenerateValidation
 from aerialdreams.params import Params
-from aerialdreams.paths import AGREEMENT, CONFUSION, EVALUATION, GENERATED, IOU_TABLES
+from aerialdreams.paths import (
+    AGREEMENT,
+    ALL_BANDS,
+    CONFUSION,
+    EVALUATION,
+    GENERATED,
+    IOU_TABLES,
+    SEGMENTER,
+)
 from aerialdreams.pipeline.distributed import Distributed, start_processes
 from aerialdreams.pipeline.stage import run_stage
 from aerialdreams.pipeline.tracking import flatten_numbers, log_evaluation
@@ -89,6 +97,10 @@ def main(params: Params) -> str:
     spaces: dict[str, SegmenterFeatures | InceptionFeatures] = {"judge": segmenter}
     if inception:
         spaces["inception"] = inception
+    judges = Judges(segmenter)
+    if params.further_bands.names:
+        folder = SEGMENTER / ALL_BANDS
+        judges = Judges(segmenter, SegmenterFeatures(device, class_ids(params.classes), folder))
     vae = load_vae().to(device)
     generated = GenerateValidation(
         **{name: manifest["params"][name] for name in GenerateValidation.model_fields}
@@ -101,12 +113,12 @@ def main(params: Params) -> str:
     splits = evaluated_splits()
     for split in splits:
         sets, agreements = evaluation_sets(
-            split, generated, segmenter, spaces, vae, params, distributed
+            split, generated, judges, spaces, vae, params, distributed
         )
         if not distributed.is_main:
             continue
         rows += agreements
-        report[split] = evaluate(sets, train, generated.samples, names)
+        report[split] = evaluate(sets, train, generated.samples, names, params.further_bands)
         matrices[split] = {
             source: np.sum(sets[source].matrices, axis=0).tolist()
             for source in ("real", *EVALUATED_SETS)
@@ -153,8 +165,8 @@ def train_features(spaces: FeatureSpaces, params: Params, distributed: Distribut
     return train
 
 
-def floor_power(count: int, params: Params, distributed: Distributed) -> list[Power]:
-    """Power of evenly spaced train images, by batch; only rank 0 gets all of them.
+def floor_set(count: int, params: Params, distributed: Distributed) -> ImageSet:
+    """Power and bands of evenly spaced train images; only rank 0 gets all of them.
 
     Args:
         count: images, as many as the evaluated split has.
@@ -162,77 +174,33 @@ def floor_power(count: int, params: Params, distributed: Distributed) -> list[Po
         distributed: the processes that share the work.
     """
     size, batch_size = params.image_size, params.evaluate_fid.batch_size
+    ids, further = class_ids(params.classes), params.further_bands
     rows = evenly_spaced(count, count_patches("train"))
     own_batches = distributed.share(list(batched(rows, batch_size)))
 
-    def load(rows: list[int]) -> Power:
+    def load(rows: list[int]) -> ImageSet:
         patches = list(read_patches("train", rows))
-        images = np.stack([resize_image(patch.image, size) for patch in patches])
+        images = np.stack([resize_image(patch.bands, size) for patch in patches])
         masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-        return class_power(images, masks, class_ids(params.classes))
+        part = ImageSet()
+        part.add_power(images, masks, ids)
+        if further.names:
+            part.bands.append(band_sums(images, images, masks, ids, further))
+        return part
 
     loaded = map_ahead(load, own_batches, params.runtime.loaders)
-    return distributed.gather(
-        list(show_progress(loaded, "train spectra", len(own_batches), distributed))
-    )
-
-
-class Batch(NamedTuple):
-    """Patches of a split with their generated images.
-
-    Attributes:
-        patch_ids: ids of the patches.
-        masks: class ids, (patches, size, size).
-        images: RGB by image set, (images, size, size, 3), of the patches that have such an image.
-        extra: positions in the batch of the patches that have further samples.
-    """
-
-    patch_ids: list[str]
-    masks: NDArray[np.uint8]
-    images: dict[str, Images]
-    extra: list[int]
-
-
-def load_batch(
-    split: str, generated: GenerateValidation, extra: set[int], size: int, rows: list[int]
-) -> Batch:
-    """Read a batch of patches and their generated images.
-
-    Args:
-        split: validation or test.
-        generated: the params with which the images were generated.
-        extra: rows of the split that have further samples.
-        size: height and width of the images, pixels.
-        rows: rows of the split to read.
-    """
-    patches = list(read_patches(split, rows))
-    ids = [patch.patch_id for patch in patches]
-    positions = [position for position, row in enumerate(rows) if row in extra]
-    images = {
-        "real": np.stack([resize_image(patch.image, size) for patch in patches]),
-        "generated": np.stack(
-            [read_generated(split, "generated", patch_id, size) for patch_id in ids]
-        ),
-    }
-    if positions:
-        for source in ("untrained", *further_samples(generated)):
-            images[source] = np.stack(
-                [read_generated(split, source, ids[position], size) for position in positions]
-            )
-    masks = np.stack([resize_mask(patch.mask, size) for patch in patches])
-    return Batch(ids, masks, images, positions)
-
-
-def further_samples(generated: GenerateValidation) -> list[str]:
-    """The folders of a mask's samples after the first."""
-    return [f"sample-{number}" for number in range(2, generated.samples + 1)]
+    parts = list(show_progress(loaded, "train spectra", len(own_batches), distributed))
+    floor = ImageSet()
+    for part in distributed.gather(parts):
+        floor.extend(part)
+    return floor
 
 
 @torch.no_grad()
 def evaluation_sets(
     split: str,
     generated: GenerateValidation,
-    segmenter: SegmenterFeatures,
+    judges: Judges,
     spaces: FeatureSpaces,
     vae: AutoencoderKL | LinearAutoencoder,
     params: Params,
@@ -243,7 +211,7 @@ def evaluation_sets(
     Args:
         split: validation or test.
         generated: the params with which the images were generated.
-        segmenter: predicts the land cover of the images.
+        judges: predict the land cover of the images.
         spaces: feature spaces by name.
         vae: the base model's.
         params: all params.
@@ -251,63 +219,30 @@ def evaluation_sets(
 
     Returns:
         The image sets by name: real, those of EVALUATED_SETS, sample-2, ..., sample-1, the first
-        samples of the masks that have several, and floor, see `floor_power`. And a row of
+        samples of the masks that have several, and floor, see `floor_set`. And a row of
         AGREEMENT_SCHEMA for each image whose land cover was predicted.
     """
     rows = chosen_rows(split, generated.masks)
     extra = set(extra_rows(rows, generated.extra_masks))
     own_batches = distributed.share(list(batched(rows, params.evaluate_fid.batch_size)))
-    load = partial(load_batch, split, generated, extra, params.image_size)
+    size, further = params.image_size, params.further_bands
+    load = partial(load_batch, split, extra, generated.samples, size, further.names)
     loaded = map_ahead(load, own_batches, params.runtime.loaders)
     parts = []
     for batch in show_progress(loaded, f"{split} evaluated", len(own_batches), distributed):
         if batch.extra:
-            with inference_autocast(segmenter.device, params.inference_precision):
+            with inference_autocast(judges.colours.device, params.inference_precision):
                 real = batch.images["real"][batch.extra]
                 batch.images["reconstructed"] = reconstruct(vae, real)
-        parts.append(batch_sets(split, batch, segmenter, spaces))
+        parts.append(batch_sets(batch, judges, spaces, further))
     sets: dict[str, ImageSet] = defaultdict(ImageSet)
     agreements = []
     for part, batch_rows in distributed.gather(parts):
-        agreements += batch_rows
+        agreements += [{"split": split} | row for row in batch_rows]
         for source, image_set in part.items():
             sets[source].extend(image_set)
-    sets["floor"].power = floor_power(len(rows), params, distributed)
+    sets["floor"] = floor_set(len(rows), params, distributed)
     return sets, agreements
-
-
-def batch_sets(
-    split: str, batch: Batch, segmenter: SegmenterFeatures, spaces: FeatureSpaces
-) -> tuple[dict[str, ImageSet], list[dict[str, Any]]]:
-    """The results of `evaluation_sets` for one batch."""
-    sets: dict[str, ImageSet] = {source: ImageSet() for source in batch.images}
-    rows = []
-    for source in ("real", *EVALUATED_SETS):
-        if source not in sets:
-            continue
-        of_extra = source in ("reconstructed", "untrained")
-        positions = batch.extra if of_extra else list(range(len(batch.patch_ids)))
-        images, masks = batch.images[source], batch.masks[positions]
-        sets[source].add_predictions(images, masks, segmenter)
-        sets[source].add_power(images, masks, segmenter.class_ids.tolist())
-        for position, matrix in zip(positions, sets[source].matrices, strict=True):
-            row = {"split": split, "source": source, "patch_id": batch.patch_ids[position]}
-            rows.append(row | {"pixel_accuracy": float(np.trace(matrix) / matrix.sum())})
-    for source, image_set in sets.items():
-        image_set.add_features(batch.images[source], spaces)
-    if batch.extra:
-        first = batch.images["generated"][batch.extra]
-        sets["sample-1"] = ImageSet(
-            features={
-                name: [array[batch.extra] for array in arrays]
-                for name, arrays in sets["generated"].features.items()
-            }
-        )
-        for source, image_set in sets.items():
-            if source.startswith("sample-") and source != "sample-1":
-                difference = np.abs(batch.images[source].astype(float) - first) / 255
-                image_set.differences += difference.mean((1, 2, 3)).tolist()
-    return sets, rows
 
 
 def show_progress(

@@ -8,8 +8,9 @@ with the real images, with one or more generated images of each mask, or with bo
 seeds each. They are tested on the real test images, whose domains neither they nor the ControlNet
 have seen. `miou_of_real` is 1 if a set trains a segmenter as well as real images do. Sets of N
 generated images per mask have names that end in _N, but for N = 1. If there are composed masks, two
-more sets are the images generated for these alone, and with the real images. A killed run resumes
-from its last checkpoint.
+more sets are the images generated for these alone, and with the real images. If there are further
+bands, `real_all_bands` and `generated_all_bands` train segmenters that see them all; the latter are
+compared with the former. A killed run resumes from its last checkpoint.
 """
 
 from pathlib import Path
@@ -24,6 +25,7 @@ from aerialdreams.data.composition import read_composed, read_composed_mask
 from aerialdreams.data.dataset import (
     Patch,
     count_patches,
+    decode_bands,
     decode_png,
     open_split,
     read_patches,
@@ -57,6 +59,7 @@ from aerialdreams.util.torch_setup import configure_torch
 
 BATCH = 16  # test images per batch
 COMPOSED_SETS = ("composed", "real_composed")
+ALL_BANDS_SETS = ("real_all_bands", "generated_all_bands")
 
 
 def main(params: Params) -> str:
@@ -75,6 +78,9 @@ def main(params: Params) -> str:
     composed = ComposedPatches(params.image_size)
     if len(composed):
         parts |= dict(zip(COMPOSED_SETS, ([composed], [real, composed]), strict=True))
+    if further := params.further_bands.names:
+        all_bands = [Patches(rows, params.image_size, f, further) for f in (None, "generated")]
+        parts |= {name: [own] for name, own in zip(ALL_BANDS_SETS, all_bands, strict=True)}
     training_sets: dict[str, SegmentationPatches] = {
         name: ConcatDataset(patches) for name, patches in parts.items()
     }
@@ -150,6 +156,7 @@ def train_own(
             steps=params.evaluate_utility.steps,
             batch_size=segmenter.batch_size,
             learning_rate=segmenter.learning_rate,
+            bands=len(params.bands) if name in ALL_BANDS_SETS else 3,
         )
         folder = work / f"{name}-{index}"
         folder.mkdir(exist_ok=True)
@@ -172,10 +179,13 @@ class Patches(SegmentationPatches):
         rows: of the validation split.
         size: height and width of the images, pixels.
         folder: of generated images, see data/generated; None for the real images.
+        further: bands to read after red, green and blue.
     """
 
-    def __init__(self, rows: Any, size: int, folder: str | None) -> None:
-        self.rows, self.size, self.folder = rows, size, folder
+    def __init__(
+        self, rows: Any, size: int, folder: str | None, further: tuple[str, ...] = ()
+    ) -> None:
+        self.rows, self.size, self.folder, self.further = rows, size, folder, further
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -183,9 +193,12 @@ class Patches(SegmentationPatches):
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         row = self.rows[index]
         if self.folder:
-            image = read_generated("validation", self.folder, row["patch_id"], self.size)
+            image = read_generated(
+                "validation", self.folder, row["patch_id"], self.size, self.further
+            )
         else:
-            image = resize_image(decode_png(row["image"]["bytes"]), self.size)
+            bands = decode_bands(row)[..., : 3 + len(self.further)]
+            image = resize_image(bands, self.size)
         return image, resize_mask(decode_png(row["mask"]["bytes"]), self.size)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
@@ -239,7 +252,7 @@ def confusion_matrices(
     size = params.image_size
 
     def load(patch: Patch) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return resize_image(patch.image, size), resize_mask(patch.mask, size)
+        return resize_image(patch.bands, size), resize_mask(patch.mask, size)
 
     matrices: dict[Key, list[NDArray[np.int64]]] = {key: [] for key in models}
     batches = batched(map_ahead(load, read_patches("test"), params.runtime.loaders), BATCH)
@@ -251,7 +264,8 @@ def confusion_matrices(
         images, masks = zip(*batch, strict=True)
         inputs = images_to_tensor(np.stack(images)).to(device)
         for key, model in models.items():
-            predicted = np.array(ids, np.uint8)[model(inputs).argmax(1).cpu().numpy()]
+            logits = model(inputs[:, : model.bands])
+            predicted = np.array(ids, np.uint8)[logits.argmax(1).cpu().numpy()]
             matrices[key] += [
                 confusion(mask, prediction, ids)
                 for mask, prediction in zip(masks, predicted, strict=True)
@@ -284,9 +298,11 @@ def summarise(matrices: dict[str, NDArray[np.int64]], names: list[str]) -> dict[
         report[name] = {"n": 0, "n_test": by_seed.shape[1], "miou": float(np.mean(by_seed_scores))}
         report[name] |= {"miou_95": interval(resamples[name]), "miou_by_seed": by_seed_scores}
         report[name] |= {"iou": by_class}
-    real = report["real"]["miou"]
-    for name in matrices.keys() - {"real"}:
-        report[name] |= miou_of_real(report[name]["miou"], real, resamples[name], resamples["real"])
+    for name in matrices.keys() - {"real", "real_all_bands"}:
+        real = "real_all_bands" if name in ALL_BANDS_SETS else "real"
+        report[name] |= miou_of_real(
+            report[name]["miou"], report[real]["miou"], resamples[name], resamples[real]
+        )
     return report
 
 

@@ -4,13 +4,17 @@ Reads   models/controlnet/, models/adapted_base/, data/composed/, data/dataset/ 
         of validation and test)
 Writes  data/generated/{validation,test}/
           generated/     IMG_nnnnnn.png, and .tif with the georeference of its patch, if it has
-                         one; GROUP-ZONE.vrt shows all images of a zone as one
+                         one; GROUP-ZONE.vrt shows all images of a zone as one. With further bands,
+                         these are in IMG_nnnnnn_near_infrared.png, IMG_nnnnnn_height.png and the
+                         GeoTIFFs, and GROUP-ZONE-colour-infrared.vrt shows near infrared, red and
+                         green
           sample-2/ ...  the same from other noise, if samples is above 1
           style-1/ ...   the same with a phrase of `styles` added to the caption
           untrained/     by the ControlNet before its first training step
           masks/         the masks as GeoTIFFs
         data/generated/composed/generated/, an image for each composed mask
-        data/generated/{validation,test,composed}.png, sheets of masks, real and generated images;
+        data/generated/{validation,test,composed}.png, sheets of masks, real and generated images,
+        and with further bands the same in colour infrared and of heights;
         data/generated/manifest.json, models and settings that made them
 
 A killed run continues with the images that are complete.
@@ -27,7 +31,7 @@ from diffusers import ControlNetModel
 from numpy.typing import NDArray
 
 from aerialdreams.data.composition import ComposedMask, read_composed, read_composed_mask
-from aerialdreams.data.contact_sheet import image_grid
+from aerialdreams.data.contact_sheet import band_views, image_grid
 from aerialdreams.data.dataset import (
     Square,
     evenly_spaced,
@@ -35,8 +39,9 @@ from aerialdreams.data.dataset import (
     read_zones,
     stack_patches,
 )
-from aerialdreams.data.images import read_image, resize_mask, write_image
+from aerialdreams.data.images import read_bands, read_image, resize_mask, write_bands, write_image
 from aerialdreams.data.rasters import write_geotiff, write_vrt
+from aerialdreams.data.spec import FurtherBands
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import (
     COMPOSED_IMAGES,
@@ -60,6 +65,9 @@ from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import configure_torch, inference_autocast
+
+# What is shown as red, green and blue, so that vegetation is red.
+COLOUR_INFRARED = ("near_infrared", "red", "green")
 
 
 class Output(NamedTuple):
@@ -128,7 +136,7 @@ def main(params: Params) -> str:
             if composed:
                 write_composed_sheet(folder, composed, params)
             write_manifest(folder, models, params, counts)
-            write_vrts(folder, splits)
+            write_vrts(folder, splits, params.further_bands)
     by_split = ", ".join(f"{count} {split}" for split, count in counts.items())
     return (
         f"images for {sum(counts.values())} masks generated ({by_split}),"
@@ -214,7 +222,7 @@ def generate_outputs(folder: Path, batch: list[Output], models: Models, params: 
     """Generate the images of a batch and write them, unless a killed run has already."""
     stage = params.generate_validation
     paths = [folder / output.folder / f"IMG_{output.patch_id}.png" for output in batch]
-    # The PNG is written last: where it exists, the other files do.
+    # The PNG of the colours is written last: where it exists, the other files do.
     if all(path.exists() for path in paths):
         return
     # Batches of another size are rounded differently: fill a short one with its last request.
@@ -234,7 +242,7 @@ def generate_outputs(folder: Path, batch: list[Output], models: Models, params: 
         path.parent.mkdir(parents=True, exist_ok=True)
         if stage.geotiff and trained and output.square:
             write_geotiffs(folder, output, output.square, image, models, params)
-        write_image(path, image)
+        write_bands(path, image, params.further_bands.names)
 
 
 def write_geotiffs(
@@ -257,7 +265,9 @@ def write_geotiffs(
         "CREDITS": "; ".join(credits),
     }
     name = f"IMG_{output.patch_id}.tif"
-    write_geotiff(folder / output.folder / name, image, reference, tags)
+    write_geotiff(
+        folder / output.folder / name, image, reference, tags, further=params.further_bands
+    )
     if output.folder == "generated":
         path = folder / "masks" / name.replace("IMG", "MSK")
         write_geotiff(path, request.mask, reference, {"CREDITS": credits[0]}, params.classes)
@@ -284,8 +294,8 @@ def write_manifest(folder: Path, models: Models, params: Params, counts: dict[st
     write_json(folder / MANIFEST, manifest)
 
 
-def write_vrts(folder: Path, splits: list[str]) -> None:
-    """Write a VRT for each zone and kind of image."""
+def write_vrts(folder: Path, splits: list[str], further: FurtherBands) -> None:
+    """Write VRTs for each zone and kind of image."""
     for split in splits:
         zones = read_zones(split)
         for kind in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
@@ -293,8 +303,12 @@ def write_vrts(folder: Path, splits: list[str]) -> None:
             for (group, zone), ids in zones.items():
                 files = [kind / f"{prefix}_{patch_id}.tif" for patch_id in ids]
                 files = [path for path in files if path.exists()]
-                if files:
-                    write_vrt(kind / f"{group}-{zone}.vrt", files)
+                if not files:
+                    continue
+                write_vrt(kind / f"{group}-{zone}.vrt", files)
+                if "near_infrared" in further.names and kind.name != "masks":
+                    path = kind / f"{group}-{zone}-colour-infrared.vrt"
+                    write_vrt(path, files, COLOUR_INFRARED)
 
 
 def write_sheet(folder: Path, split: str, params: Params) -> None:
@@ -304,8 +318,12 @@ def write_sheet(folder: Path, split: str, params: Params) -> None:
     shown = [rows[number] for number in evenly_spaced(stage.grid_rows, len(rows))]
     patches = stack_patches(read_patches(split, shown), params.image_size)
     paths = [folder / split / f"generated/IMG_{patch_id}.png" for patch_id in patches.patch_ids]
-    columns = [list(patches.images), [read_image(path) for path in paths]]
-    write_image(folder / f"{split}.png", image_grid(list(patches.masks), columns, params.classes))
+    further, masks = params.further_bands.names, list(patches.masks)
+    generated = np.stack([read_bands(path, further) for path in paths])
+    real_views, views = band_views(patches.images, further), band_views(generated, further)
+    for name, images in views.items():
+        columns = [list(real_views[name]), list(images)]
+        write_image(folder / f"{split}{name}.png", image_grid(masks, columns, params.classes))
 
 
 def write_composed_sheet(folder: Path, composed: list[ComposedMask], params: Params) -> None:

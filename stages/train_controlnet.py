@@ -236,6 +236,7 @@ def save(training: Training) -> None:
             ignored=tuple(spec.ignored),
             credit=spec.credit,
             captions=params.captions.form,
+            further=params.further_bands,
         ).save(folder)
     write_curve(CONTROLNET_LOSSES, training.losses.means())
     write_curve(CONTROLNET_VALIDATION_LOSSES, training.validation.values)

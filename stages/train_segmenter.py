@@ -2,19 +2,21 @@
 
 Reads   data/patches.parquet, data/images/, data/masks/ (train), of which source `trained` learns;
         no caption, so that another wording leaves the judge as it is. Or IGN's published weights
-Writes  models/segmenter/; metrics/segmenter.csv, the losses of a judge that was trained here
+Writes  models/segmenter/; with further bands, models/segmenter/all_bands/, a second judge, which
+        sees them too; metrics/segmenter.csv, the losses of a judge that was trained here
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aerialdreams.data.images import (
     image_path,
     mask_path,
-    read_image,
+    read_bands,
     read_mask,
     resize_image,
     resize_mask,
@@ -23,11 +25,13 @@ from aerialdreams.data.index import read_index
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.data.spec import DatasetSpec
 from aerialdreams.models.ign_segmenter import WEIGHTS_FILE, IgnSegmenter
+from aerialdreams.models.segmenter import Segmenter
+from aerialdreams.param_groups import PublishedWeights
 from aerialdreams.params import Params
-from aerialdreams.paths import IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
+from aerialdreams.paths import ALL_BANDS, IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
 from aerialdreams.pipeline.identity import training_identity
 from aerialdreams.pipeline.stage import run_stage, scratch_dir
-from aerialdreams.training.loss_curves import write_curve
+from aerialdreams.training.loss_curves import LossCurve, write_curve
 from aerialdreams.training.losses import class_weights
 from aerialdreams.training.segmenter import SegmentationPatches, SegmenterSettings, train_segmenter
 from aerialdreams.util.download import check_sha256
@@ -39,12 +43,50 @@ from aerialdreams.util.torch_setup import configure_torch
 
 
 def main(params: Params) -> str:
-    if params.train_segmenter.source == "ign":
-        return save_ign_segmenter(params)
-    device, stage = (
-        configure_torch(params.compute.threads, params.compute.deterministic),
-        params.train_segmenter,
-    )
+    stage, further = params.train_segmenter, params.further_bands.names
+    device = configure_torch(params.compute.threads, params.compute.deterministic)
+    decisive = stage.model_dump(mode="json") | {
+        "image_size": params.image_size,
+        "classes": class_ids(params.classes),
+        "bands": params.bands,
+    }
+    rooms = ("data", "models", "training")
+    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], [__file__], rooms)
+    judge: Segmenter | IgnSegmenter
+    with work_folder(scratch_dir(), "train-segmenter", identity) as work:
+        if stage.source == "ign":
+            judge, text, curve = load_ign(stage.ign), IGN_CARD, []
+            summary = f"IGN's U-Net{size_of(judge)}, sha256 {stage.ign.sha256[:12]}, is the judge"
+        else:
+            judge, losses = train((), work / "colours", params, device)
+            text, curve = card(params.dataset_spec), losses.means()
+            summary = (
+                f"U-Net{size_of(judge)} trained for {stage.steps} steps on"
+                f" {len(TrainPatches(params.image_size))} patches, loss {curve[-1][1]:.3f}"
+            )
+        with_all_bands = train(further, work / ALL_BANDS, params, device) if further else None
+        with atomic_folder(SEGMENTER) as folder:
+            judge.save(folder)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            if with_all_bands:
+                (folder / ALL_BANDS).mkdir()
+                with_all_bands[0].save(folder / ALL_BANDS)
+        write_curve(SEGMENTER_LOSSES, curve)
+    return summary + (f"; a second one for all {len(params.bands)} bands" if further else "")
+
+
+def train(
+    further: tuple[str, ...], folder: Path, params: Params, device: torch.device
+) -> tuple[Segmenter, LossCurve]:
+    """Train a judge, or resume from its checkpoint.
+
+    Args:
+        further: bands that it sees beside red, green and blue.
+        folder: where its checkpoints are kept.
+        params: all params.
+        device: where to train.
+    """
+    stage, patches = params.train_segmenter, TrainPatches(params.image_size, further)
     settings = SegmenterSettings(
         seed=stage.seed,
         channels=stage.channels,
@@ -52,36 +94,28 @@ def main(params: Params) -> str:
         steps=stage.steps,
         batch_size=stage.batch_size,
         learning_rate=stage.learning_rate,
+        bands=3 + len(further),
     )
-    patches = TrainPatches(params.image_size)
+    folder.mkdir(exist_ok=True)
     masks = progress(patches.masks(), "masks counted", "masks", len(patches))
-    decisive = settings.identity() | {"image_size": params.image_size}
-    rooms = ("data", "models", "training")
-    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], [__file__], rooms)
-    with work_folder(scratch_dir(), "train-segmenter", identity) as work:
-        model, losses = train_segmenter(
-            patches,
-            class_weights(masks, settings.class_ids),
-            settings,
-            work,
-            params.runtime.checkpoint_every,
-            params.runtime.loaders,
-            device,
-        )
-        with atomic_folder(SEGMENTER) as folder:
-            model.save(folder)
-            (folder / "README.md").write_text(card(params.dataset_spec), encoding="utf-8")
-        write_curve(SEGMENTER_LOSSES, losses.means())
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    return (
-        f"U-Net of {size:.2f} M weights trained for {stage.steps} steps on {len(patches)} patches,"
-        f" loss {losses.means()[-1][1]:.3f}"
+    return train_segmenter(
+        patches,
+        class_weights(masks, settings.class_ids),
+        settings,
+        folder,
+        params.runtime.checkpoint_every,
+        params.runtime.loaders,
+        device,
     )
 
 
-def save_ign_segmenter(params: Params) -> str:
-    """Save IGN's published segmenter as the segmenter of this pipeline."""
-    ign = params.train_segmenter.ign
+def size_of(judge: Segmenter | IgnSegmenter) -> str:
+    """How many weights a judge has, for the summary."""
+    return f" of {sum(p.numel() for p in judge.parameters()) / 1e6:.2f} M weights"
+
+
+def load_ign(ign: PublishedWeights) -> IgnSegmenter:
+    """IGN's published segmenter."""
     if ign.file:
         path = Path(ign.file)
         refuse_overlap("train_segmenter.ign.file", path, SEGMENTER)
@@ -89,28 +123,27 @@ def save_ign_segmenter(params: Params) -> str:
         key = "train_segmenter.ign.id"
         path = download_snapshot(key, ign.id, ign.revision, [WEIGHTS_FILE]) / WEIGHTS_FILE
     check_sha256(path, ign.sha256)
-    model = IgnSegmenter.from_checkpoint(path)
-    with atomic_folder(SEGMENTER) as folder:
-        model.save(folder)
-        (folder / "README.md").write_text(IGN_CARD, encoding="utf-8")
-    write_curve(SEGMENTER_LOSSES, [])
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    return f"IGN's U-Net of {size:.2f} M weights, sha256 {ign.sha256[:12]}, is the judge"
+    return IgnSegmenter.from_checkpoint(path)
 
 
 class TrainPatches(SegmentationPatches):
-    """Images and masks of the train split, at `size` pixels a side."""
+    """Images, with further bands if there are any, and masks of the train split.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: height and width, pixels.
+        further: bands to read after red, green and blue.
+    """
+
+    def __init__(self, size: int, further: tuple[str, ...] = ()) -> None:
         index = read_index()
         self.ids = index.loc[index["split"] == "train", "patch_id"].tolist()
-        self.size = size
+        self.size, self.further = size, further
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = read_image(image_path(self.ids[row]))
+        image = read_bands(image_path(self.ids[row]), self.further)
         return resize_image(image, self.size), self.mask(row)
 
     def mask(self, row: int) -> NDArray[np.uint8]:

@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> str:
     output = _output(args)
     photograph = None
     if args.photograph:
-        photograph = read_photograph(args.photograph, before.georeference, changed.shape)
+        bands = 3 + len(info.further.names)
+        photograph = read_photograph(args.photograph, before.georeference, changed.shape, bands)
 
     from aerialdreams.generation.edit_files import EditImages, write_edit
     from aerialdreams.generation.editing import edit
@@ -119,6 +120,7 @@ def run(args: argparse.Namespace) -> str:
         list(info.conditioning.classes),
         tags,
         real_before=bool(args.photograph),
+        further=info.further,
     )
     differing = (photograph != result).any(2).mean()
     return (

@@ -91,6 +91,7 @@ def make_pairs(args: argparse.Namespace, info: "ModelInfo") -> str:
             classes,
             synthetic_tags(info, args.controlnet, args.prompt, seed),
             pair=f"{number:06d}",
+            further=info.further,
         )
     _write_metadata(output, records)
     card = CARD.format(

@@ -20,7 +20,8 @@ examples:
 
 The mask is a raster of any size and any format that GDAL reads, with one band of class ids or three
 bands with the classes' colours. Large masks are covered with overlapping tiles that are blended.
-The image gets the mask's georeference."""
+The image gets the mask's georeference. Near infrared and height, if the model makes them, are
+further bands of a GeoTIFF, and PNGs beside a PNG."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> str:
     """
     import numpy as np
 
-    from aerialdreams.data.images import write_image
+    from aerialdreams.data.images import write_bands
     from aerialdreams.data.rasters import write_geotiff
     from aerialdreams.models.model_info import ModelInfo, synthetic_tags
 
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace) -> str:
         image = np.dstack([image, mask.valid.astype(np.uint8) * 255])
     if output.suffix.lower() != ".png" and mask.georeference:
         tags = synthetic_tags(info, args.controlnet, args.prompt, args.seed)
-        write_geotiff(output, image, mask.georeference, tags)
+        write_geotiff(output, image, mask.georeference, tags, further=info.further)
     else:
-        write_image(output, image)
+        write_bands(output, image, info.further.names)
     height, width = image.shape[:2]
     return f"{output}: {width} x {height} pixels of {info.pixel_size:.2f} m generated"
 

@@ -10,6 +10,25 @@ from aerialdreams.data.land_cover import LandCoverClass, mask_to_rgb
 GAP = 4  # pixels between images
 
 
+def band_views(images: NDArray[np.uint8], further: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+    """Images of three or more bands as RGB images to look at.
+
+    Args:
+        images: 0 to 255, (images, height, width, 3 + further bands).
+        further: names of the bands after red, green and blue.
+
+    Returns:
+        By suffix of a file name: "", the colours; "_colour_infrared", near infrared, red and green
+        as red, green and blue; "_height", heights in grey. All are (images, height, width, 3).
+    """
+    views = {"": images[..., :3]}
+    if "near_infrared" in further:
+        views["_colour_infrared"] = images[..., [3, 0, 1]]
+    if "height" in further:
+        views["_height"] = np.repeat(images[..., 2 + len(further), None], 3, axis=-1)
+    return views
+
+
 def image_grid(
     masks: Sequence[NDArray[np.uint8]],
     columns: Sequence[Sequence[NDArray[np.uint8]]],

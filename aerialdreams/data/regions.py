@@ -25,47 +25,57 @@ from aerialdreams.errors import UserError
 Shape = tuple[int, int]  # height and width, pixels
 
 
-def read_photograph(path: Path, grid: GeoReference | None, shape: Shape) -> NDArray[np.uint8]:
+def read_photograph(
+    path: Path, grid: GeoReference | None, shape: Shape, bands: int = 3
+) -> NDArray[np.uint8]:
     """Read a photograph on the pixels of a mask.
 
     Args:
-        path: a raster of 8 bits whose first three bands are red, green and blue.
+        path: a raster of 8 bits whose first bands are red, green, blue and any further ones.
         grid: the mask's georeference. If both have one, the photograph is warped onto it, by area
             average where its pixels are smaller; else it is resized.
         shape: of the mask.
+        bands: how many bands to read.
 
     Returns:
-        RGB, 0 to 255, (height, width, 3); the photograph's own values if it is on the
-        mask's pixels.
+        0 to 255, (height, width, bands); the photograph's own values if it is on the mask's
+        pixels.
 
     Raises:
         UserError: the file is missing or damaged, has other bands, or does not cover the mask.
     """
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as file:
-            if file.count < 3 or file.dtypes[0] != "uint8":
+            if file.count < bands or file.dtypes[0] != "uint8":
+                further = f" and the model's {bands - 3} further bands," if bands > 3 else ""
                 raise UserError(
                     f"{path}: has {file.count} bands of {file.dtypes[0]}; a photograph has red,"
-                    " green and blue of 8 bits (`gdal_translate -ot Byte -scale`)"
+                    f" green and blue{further} of 8 bits (`gdal_translate -ot Byte -scale`)"
                 )
             own = georeference_of(file)
             if grid and own and grid.crs and own.crs:
-                return _warped(path, file, grid, shape)
+                return _warped(path, file, grid, shape, bands)
             if abs(file.width / file.height - shape[1] / shape[0]) > 0.5 / min(shape):
                 raise UserError(
                     f"{path}: has {file.width} x {file.height} pixels, the mask {shape[1]} x"
                     f" {shape[0]}; both must show the same ground"
                 )
-            image = file.read([1, 2, 3]).transpose(1, 2, 0)
+            image = file.read(list(range(1, bands + 1))).transpose(1, 2, 0)
     except (OSError, RasterioError) as error:
         problem = "not found" if not path.exists() else f"cannot be read ({gdal_message(error)})"
         raise UserError(f"{path}: {problem}") from None
     if image.shape[:2] == shape:
         return np.ascontiguousarray(image)
-    return np.array(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BOX))
+    resized = [
+        Image.fromarray(band).resize(shape[::-1], Image.Resampling.BOX)
+        for band in np.moveaxis(image, -1, 0)
+    ]
+    return np.dstack([np.asarray(band) for band in resized])
 
 
-def _warped(path: Path, file: Any, grid: GeoReference, shape: Shape) -> NDArray[np.uint8]:
+def _warped(
+    path: Path, file: Any, grid: GeoReference, shape: Shape, bands: int
+) -> NDArray[np.uint8]:
     """The photograph on the mask's grid."""
     is_finer = abs(file.transform.a) < abs(grid.transform.a) * 0.99
     resampling = Resampling.average if is_finer else Resampling.bilinear
@@ -80,7 +90,8 @@ def _warped(path: Path, file: Any, grid: GeoReference, shape: Shape) -> NDArray[
         resampling=resampling,
         add_alpha=ColorInterp.alpha not in file.colorinterp and file.nodata is None,
     ) as warped:
-        image, valid = warped.read([1, 2, 3]).transpose(1, 2, 0), warped.dataset_mask() > 0
+        image = warped.read(list(range(1, bands + 1))).transpose(1, 2, 0)
+        valid = warped.dataset_mask() > 0
     if not valid.all():
         raise UserError(
             f"{path}: does not cover {1 - valid.mean():.1%} of the mask; cut the mask to it"

@@ -13,39 +13,46 @@ from aerialdreams.models.tensors import images_to_tensor
 from aerialdreams.paths import SEGMENTER
 from aerialdreams.util.download import local_or_downloaded
 
-Images = NDArray[np.uint8]  # RGB, (batch, height, width, 3)
+# RGB and any further bands, (batch, height, width, bands). Networks take the first ones.
+Images = NDArray[np.uint8]
 
 
 class SegmenterFeatures:
-    """Feature space of the segmenter in models/segmenter, which also predicts land cover.
+    """Feature space of a segmenter, which also predicts land cover.
 
     Args:
         device: where to run it.
         class_ids: of the class table, in its order.
+        folder: of the segmenter.
 
     Raises:
         UserError: the segmenter is missing or damaged, or was trained on another class table.
     """
 
-    def __init__(self, device: torch.device, class_ids: Sequence[int]) -> None:
-        self.model = load_segmenter().to(device)
+    def __init__(
+        self, device: torch.device, class_ids: Sequence[int], folder: Path = SEGMENTER
+    ) -> None:
+        self.model = load_segmenter(folder).to(device)
         if self.model.num_classes != len(class_ids):
             raise UserError(
-                f"{SEGMENTER}: predicts {self.model.num_classes} classes, the class table has"
+                f"{folder}: predicts {self.model.num_classes} classes, the class table has"
                 f" {len(class_ids)}; run `dvc repro`"
             )
         self.device = device
         self.class_ids = np.array(class_ids, np.uint8)
 
     def __call__(self, images: Images) -> torch.Tensor:
-        """Features of RGB images, (batch, dimensions)."""
-        return self.model.features(images_to_tensor(images).to(self.device))
+        """Features of images, (batch, dimensions)."""
+        return self.model.features(self._tensor(images))
 
     def predict(self, images: Images) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Class ids of RGB images and their probabilities, (batch, height, width) each."""
-        logits = self.model(images_to_tensor(images).to(self.device)).float()
+        """Class ids of images and their probabilities, (batch, height, width) each."""
+        logits = self.model(self._tensor(images)).float()
         probabilities, positions = logits.softmax(1).max(1)
         return self.class_ids[positions.cpu().numpy()], probabilities.cpu().numpy()
+
+    def _tensor(self, images: Images) -> torch.Tensor:
+        return images_to_tensor(images[..., : self.model.bands]).to(self.device)
 
 
 class InceptionFeatures:
@@ -63,8 +70,8 @@ class InceptionFeatures:
         self.device = device
 
     def __call__(self, images: Images) -> torch.Tensor:
-        """Features of RGB images, (batch, 2048)."""
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
+        """Features of images, (batch, 2048)."""
+        pixels = torch.from_numpy(images[..., :3]).permute(0, 3, 1, 2).to(self.device)
         features: torch.Tensor = self.model(pixels, return_features=True)
         return features
 

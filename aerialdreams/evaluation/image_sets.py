@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import evenly_spaced
+from aerialdreams.data.spec import RGB_ONLY, FurtherBands
+from aerialdreams.evaluation.bands import BandSums, band_report, band_sums
 from aerialdreams.evaluation.boundaries import boundary_agreement, boundary_counts
 from aerialdreams.evaluation.calibration import calibration, calibration_bins
 from aerialdreams.evaluation.feature_spaces import Images, InceptionFeatures, SegmenterFeatures
@@ -50,6 +52,9 @@ class ImageSet:
         confidences: see `calibration.calibration_bins`, per image.
         power: see `spectra.class_power`, one array per batch.
         features: by feature space, one array (images, dimensions) per batch.
+        all_band_matrices: a confusion matrix per image, of the judge of all bands if there are
+            further ones.
+        bands: see `bands.band_sums`, per batch, if there are further bands.
         differences: mean absolute difference of each image from the first sample of its mask, in
             pixel values from 0 to 1.
     """
@@ -61,6 +66,8 @@ class ImageSet:
     features: dict[str, list[NDArray[np.float64]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    all_band_matrices: list[NDArray[np.int64]] = field(default_factory=list)
+    bands: list[BandSums] = field(default_factory=list)
     differences: list[float] = field(default_factory=list)
 
     @torch.no_grad()
@@ -84,12 +91,35 @@ class ImageSet:
         """Add the power spectra of a batch of images."""
         self.power.append(class_power(images, masks, class_ids))
 
+    @torch.no_grad()
+    def add_bands(
+        self,
+        images: Images,
+        real: Images,
+        masks: NDArray[np.uint8],
+        judge: SegmenterFeatures,
+        further: FurtherBands,
+    ) -> None:
+        """Add near infrared and height of a batch of images, and a judge's view of all bands."""
+        ids = judge.class_ids.tolist()
+        self.bands.append(band_sums(images, real, masks, ids, further))
+        predicted, _ = judge.predict(images)
+        self.all_band_matrices += [
+            confusion(mask, image, ids) for mask, image in zip(masks, predicted, strict=True)
+        ]
+
+    def summed_bands(self) -> BandSums:
+        """The sums over all batches."""
+        return {name: np.sum([b[name] for b in self.bands], 0) for name in self.bands[0]}
+
     def extend(self, other: "ImageSet") -> None:
         """Add the statistics of further images."""
         self.matrices += other.matrices
         self.boundaries += other.boundaries
         self.confidences += other.confidences
         self.power += other.power
+        self.all_band_matrices += other.all_band_matrices
+        self.bands += other.bands
         self.differences += other.differences
         for name, arrays in other.features.items():
             self.features[name] += arrays
@@ -100,16 +130,21 @@ class ImageSet:
 
 
 def evaluate(
-    sets: dict[str, ImageSet], train: ImageSet, samples: int, class_names: list[str]
+    sets: dict[str, ImageSet],
+    train: ImageSet,
+    samples: int,
+    class_names: list[str],
+    further: FurtherBands = RGB_ONLY,
 ) -> dict[str, Any]:
     """All metrics of one split, by image set.
 
     Args:
         sets: the split's image sets: real, those of EVALUATED_SETS, sample-1, sample-2, ..., and
-            floor, the power of evenly spaced train images, as many as there are real images.
+            floor, power and bands of evenly spaced train images, as many as there are real ones.
         train: the train split's features.
         samples: generated images per mask.
         class_names: of the classes, in the order of their ids.
+        further: the images' bands after red, green and blue.
     """
     report: dict[str, Any] = {}
     resamples = {}
@@ -153,6 +188,36 @@ def evaluate(
     report["floor"] |= spectrum(
         np.concatenate(lower_bound.power), real_power, class_names, same_masks=False
     )
+    if further.names:
+        for source, own in evaluate_bands(sets, class_names, further).items():
+            report[source] |= own
+    return report
+
+
+def evaluate_bands(
+    sets: dict[str, ImageSet], class_names: list[str], further: FurtherBands
+) -> dict[str, dict[str, Any]]:
+    """Metrics of near infrared and height, by image set; see `evaluate`.
+
+    Returns:
+        For each set but the floor `all_bands`, the agreement of the judge of all bands; for all
+        but the real images also what `bands.band_report` gives.
+    """
+    report: dict[str, dict[str, Any]] = {}
+    real, resamples = sets["real"], {}
+    for source in ("real", *EVALUATED_SETS):
+        matrices = np.stack(sets[source].all_band_matrices)
+        scores = agreement(matrices.sum(0), class_names)
+        resamples[source] = agreement_resamples(matrices)
+        scores |= {f"{key}_95": interval(values) for key, values in resamples[source].items()}
+        report[source] = {"all_bands": scores}
+        if source != "real":
+            mious = scores["miou"], report["real"]["all_bands"]["miou"]
+            scores |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
+            own, others = sets[source].summed_bands(), real.summed_bands()
+            report[source] |= band_report(own, others, class_names, further, same_masks=True)
+    floor, others = sets["floor"].summed_bands(), real.summed_bands()
+    report["floor"] = band_report(floor, others, class_names, further, same_masks=False)
     return report
 
 

@@ -29,12 +29,13 @@ def class_power(images: NDArray[np.uint8], masks: NDArray[np.uint8], class_ids: 
     Detail at the edges between classes counts for the classes on both sides.
 
     Args:
-        images: RGB, (images, height, width, 3), at least 32 pixels high and wide.
+        images: RGB and any further bands, (images, height, width, bands), at least 32 pixels high
+            and wide.
         masks: class ids, (images, height, width); pixels without a class do not count.
         class_ids: of the class table, in its order.
     """
     positions = class_positions(class_ids).astype(np.int64)[masks]
-    luminance = (torch.from_numpy(images).float() / 255) @ LUMINANCE
+    luminance = (torch.from_numpy(images[..., :3]).float() / 255) @ LUMINANCE
     result = np.zeros((len(images), 2, OCTAVES, len(class_ids)))
     for octave, plane in enumerate(_octaves(luminance)):
         squares = (plane**2).double().numpy()

@@ -48,7 +48,8 @@ def generate_batch(
         negative_prompt: what to steer away from; needs guidance above 1.
 
     Returns:
-        RGB in 0..255, shape (batch, size, size, 3).
+        0..255, shape (batch, size, size, bands): RGB and the further bands of the base's
+        autoencoder.
     """
     masks = np.stack([request.mask for request in requests])
     prompts = [request.prompt for request in requests]
@@ -78,7 +79,7 @@ def reconstruct(
 
     Args:
         vae: the base model's.
-        images: RGB, (batch, height, width, 3).
+        images: 0..255, (batch, height, width, bands).
     """
     results = []
     for image in images:

@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aerialdreams.data.georeference import GeoReference
-from aerialdreams.data.images import write_image, write_mask
+from aerialdreams.data.images import write_bands, write_image, write_mask
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.data.rasters import write_geotiff
+from aerialdreams.data.spec import RGB_ONLY, FurtherBands
 
 
 class EditImages(NamedTuple):
     """An edit, all of one height and width.
 
     Attributes:
-        before: RGB, 0 to 255, (height, width, 3).
-        after: RGB after the change.
+        before: 0 to 255, (height, width, bands).
+        after: the same after the change.
         mask_before: class ids, (height, width).
         mask_after: class ids after the change.
         changed: bool, where the class changes or a region is repainted.
@@ -37,15 +38,19 @@ def write_result(
     reference: GeoReference | None,
     tags: Mapping[str, str],
     classes: list[LandCoverClass] | None = None,
+    further: FurtherBands = RGB_ONLY,
 ) -> Path:
     """Write an image or a mask as GeoTIFF where there is a georeference, else as PNG.
 
     Args:
         path: of the file, without suffix; its folder is created if it does not exist.
-        array: RGB, (height, width, 3), RGB and alpha, or one band, (height, width).
+        array: RGB, further bands and, if there is one, alpha, (height, width, bands); or one band,
+            (height, width).
         reference: its georeference; None writes a PNG.
         tags: GDAL metadata of the GeoTIFF.
         classes: for a mask, the class table.
+        further: the bands after red, green and blue; without georeference they are PNGs of their
+            own, see `data.images.band_path`.
 
     Returns:
         The file.
@@ -53,9 +58,11 @@ def write_result(
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f"{path.name}{'.tif' if reference else '.png'}")
     if reference:
-        write_geotiff(file, array, reference, tags, classes)
+        write_geotiff(file, array, reference, tags, classes, further)
     elif classes:
         write_mask(file, array, classes)
+    elif array.ndim == 3:
+        write_bands(file, array, further.names)
     else:
         write_image(file, array)
     return file
@@ -69,6 +76,7 @@ def write_edit(
     tags: Mapping[str, str],
     real_before: bool = False,
     pair: str = "",
+    further: FurtherBands = RGB_ONLY,
 ) -> None:
     """Write before, after, mask-before, mask-after and, last, change.
 
@@ -80,11 +88,12 @@ def write_edit(
         tags: GDAL metadata of generated images.
         real_before: whether the image before is a photograph; it is then not tagged as synthetic.
         pair: of many in the folder: its name in folders before, after, ...; "" for a single edit.
+        further: the images' bands after red, green and blue.
     """
     before_tags = {} if real_before else tags
     change = images.changed.astype(np.uint8) * 255
-    write_result(folder / "before" / pair, images.before, reference, before_tags)
-    write_result(folder / "after" / pair, images.after, reference, tags)
+    write_result(folder / "before" / pair, images.before, reference, before_tags, further=further)
+    write_result(folder / "after" / pair, images.after, reference, tags, further=further)
     write_result(folder / "mask-before" / pair, images.mask_before, reference, {}, classes)
     write_result(folder / "mask-after" / pair, images.mask_after, reference, {}, classes)
     write_result(folder / "change" / pair, change, reference, {})

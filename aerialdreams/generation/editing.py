@@ -47,7 +47,8 @@ def edit(
 
     Args:
         painter: the model.
-        photograph: RGB, 0 to 255, (height, width, 3), of the model's pixel size.
+        photograph: RGB and the model's further bands, 0 to 255, (height, width, bands), of the
+            model's pixel size.
         mask: class ids after the change, (height, width).
         changed: bool, (height, width); where to repaint. Usually where two masks differ.
         prompt: what the image shows, in the form of the training captions.
@@ -59,13 +60,17 @@ def edit(
             conditioning_scale.
 
     Returns:
-        RGB, (height, width, 3); identical to `photograph` where a pixel is further than `margin`
+        (height, width, bands); identical to `photograph` where a pixel is further than `margin`
         from all changed ones.
 
     Raises:
         UserError: the mask has ids outside the class table.
-        ValueError: photograph, mask and changed differ in size, or a setting is out of range.
+        ValueError: photograph, mask and changed differ in size, the photograph has other bands than
+            the model, or a setting is out of range.
     """
+    bands = 3 + len(painter.info.further.names)
+    if photograph.shape[2:] != (bands,):
+        raise ValueError(f"photograph has shape {photograph.shape}; the model makes {bands} bands")
     if not photograph.shape[:2] == mask.shape == changed.shape:
         raise ValueError(
             f"photograph, mask and changed have shapes {photograph.shape}, {mask.shape} and"

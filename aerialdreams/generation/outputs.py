@@ -1,10 +1,12 @@
 """Layout of data/generated: splits, image sets and file names."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from aerialdreams.data.dataset import count_patches, evenly_spaced, splits_of
-from aerialdreams.data.images import read_image
+from aerialdreams.data.images import read_bands
 from aerialdreams.errors import UserError
 from aerialdreams.paths import DATASET, GENERATED
 
@@ -55,21 +57,24 @@ def extra_rows(rows: list[int], masks: int) -> list[int]:
     return [rows[index] for index in evenly_spaced(masks, len(rows))]
 
 
-def read_generated(split: str, folder: str, patch_id: str, size: int) -> NDArray[np.uint8]:
-    """Read a generated image, RGB (size, size, 3).
+def read_generated(
+    split: str, folder: str, patch_id: str, size: int, further: Sequence[str] = ()
+) -> NDArray[np.uint8]:
+    """Read a generated image, (size, size, 3 + further bands).
 
     Args:
         split: validation, test or composed.
         folder: the image set: generated, sample-2, untrained, ...
         patch_id: the patch whose mask the image was generated for.
         size: expected height and width, pixels.
+        further: names of the bands to read after red, green and blue.
 
     Raises:
         UserError: the image is missing, damaged, or of another size.
     """
     path = GENERATED / split / folder / f"IMG_{patch_id}.png"
-    image = read_image(path)
-    if image.shape != (size, size, 3):
+    image = read_bands(path, further)
+    if image.shape[:2] != (size, size):
         raise UserError(
             f"{path}: is {image.shape[1]} x {image.shape[0]} pixels, image_size is {size} x {size};"
             " run `dvc repro -f generate-validation`"

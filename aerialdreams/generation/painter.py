@@ -34,7 +34,7 @@ class Kept(NamedTuple):
     The image is close to the photograph there, not equal: encoding and decoding change it.
 
     Attributes:
-        photograph: RGB, 0 to 255, (height, width, 3), of the mask's size.
+        photograph: 0 to 255, (height, width, bands), of the mask's size.
         repainted: bool, (height, width); true where the image is new.
     """
 
@@ -114,7 +114,7 @@ class Painter:
                 raises ends the generation. None shows a progress bar.
 
         Returns:
-            RGB, (height, width, 3).
+            RGB and the model's further bands (`info.further`), (height, width, bands).
 
         Raises:
             UserError: the mask has ids outside the class table.
@@ -312,7 +312,7 @@ class Painter:
         return prediction
 
     def _decode(self, latents: Tensor, tiles: list[Corner]) -> Tensor:
-        """The decoded images of some tiles, (tiles, 3, image_size, image_size), -1..1."""
+        """The decoded images of some tiles, (tiles, bands, image_size, image_size), -1..1."""
         size = self._tile_size
         parts = torch.cat([latents[:, :, y : y + size, x : x + size] for y, x in tiles])
         decoded: Tensor = self.base.vae.decode(parts, return_dict=False)[0]

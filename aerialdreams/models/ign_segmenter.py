@@ -117,6 +117,8 @@ class _Decoder(nn.Module):
 class IgnSegmenter(nn.Module):
     """IGN's U-Net, with the interface of `Segmenter`."""
 
+    bands = 3
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = _Encoder()

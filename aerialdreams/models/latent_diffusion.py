@@ -49,6 +49,12 @@ class LatentDiffusion(ABC):
         """Image pixels per latent pixel, along one side; a power of two."""
         return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
 
+    @property
+    def image_bands(self) -> int:
+        """Bands of the images that the autoencoder takes and gives."""
+        config = self.vae.config
+        return int(config.get("in_channels") or config["block_out_channels"][0])
+
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape (channels, height, width) of the latents of a square image."""
         side = image_size // self.vae_scale_factor

@@ -87,7 +87,7 @@ def validation_sheets(
 
     Args:
         patches: some of the validation split.
-        images: generated for them, RGB, (patches, size, size, 3).
+        images: generated for them, (patches, size, size, bands).
         classes: the class table.
 
     Returns:
@@ -95,7 +95,7 @@ def validation_sheets(
     """
     rows = zip(patches.patch_ids, patches.masks, patches.images, images, strict=True)
     return {
-        patch_id: image_grid([mask], [[real], [generated]], classes)
+        patch_id: image_grid([mask], [[real[..., :3]], [generated[..., :3]]], classes)
         for patch_id, mask, real, generated in rows
     }
 

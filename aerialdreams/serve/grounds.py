@@ -103,7 +103,8 @@ def ground_of_patch(patch: Patch, info: ModelInfo) -> Ground:
         mask=resize_mask(patch.mask, size),
         caption=patch.caption,
         class_text=text if text in patch.caption else "",
-        photograph=resize_image(patch.image, size),
+        # The page edits photographs of colours only; see `Studio.run`.
+        photograph=None if info.further.names else resize_image(patch.image, size),
         reference=reference,
     )
 

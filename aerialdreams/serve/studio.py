@@ -117,6 +117,12 @@ class Studio:
         if recipe.start:
             before = decode_mask(recipe.start.mask, recipe.width, recipe.height, self.info)
             if recipe.start.photograph:
+                if further := self.info.further.names:
+                    raise UserError(
+                        "start.photograph: is a PNG, which has no band for the model's"
+                        f" {' and '.join(further)}; start from the mask alone, or use"
+                        " `aerialdreams edit`"
+                    )
                 photograph = _decode_photograph(recipe.start.photograph, mask.shape)
             if np.array_equal(before, mask):
                 raise UserError("nothing changes: the mask is the one before the edit")
@@ -159,13 +165,16 @@ class Studio:
 
     def _write(self, job: Job, task: Task, images: list[NDArray[np.uint8]]) -> None:
         recipe = task.recipe.model_copy(update={"model": self.model_md5})
-        if recipe.start and task.photograph is not None and not recipe.start.photograph:
-            encoded = base64.b64encode(encode_png(task.photograph)).decode()
-            start = recipe.start.model_copy(update={"photograph": encoded})
+        start, photograph = recipe.start, task.photograph
+        # With further bands it is no PNG, and the same recipe makes it again.
+        is_png = not self.info.further.names
+        if start and photograph is not None and is_png and not start.photograph:
+            encoded = base64.b64encode(encode_png(photograph)).decode()
+            start = start.model_copy(update={"photograph": encoded})
             recipe = recipe.model_copy(update={"start": start})
         judged = []
         for number, image in enumerate(images, 1):
-            write_image(job.folder / f"{number}.png", image)
+            write_image(job.folder / f"{number}.png", image[..., :3])
             judged.append(self._judge(job.folder / f"judge-{number}.png", image, task.mask))
         (job.folder / "recipe.json").write_text(recipe.model_dump_json(), encoding="utf-8")
         with zipfile.ZipFile(job.folder / "result.zip", "w") as archive:
@@ -190,7 +199,8 @@ class Studio:
         def write_photograph(name: str, image: NDArray[np.uint8], own_tags: dict[str, str]) -> Path:
             if not has_class.all():  # pixels without a class are transparent
                 image = np.dstack([image, has_class.astype(np.uint8) * 255])
-            return write_result(folder / name, image, reference, own_tags)
+            further = self.info.further
+            return write_result(folder / name, image, reference, own_tags, further=further)
 
         for number, image in enumerate(images, 1):
             yield write_photograph(f"image-{number}", image, tags)
@@ -210,7 +220,7 @@ class Studio:
             return None
         classes, (height, width) = self.info.conditioning.classes, mask.shape
         padding = [(0, -side % JUDGE_MULTIPLE) for side in (height, width)]
-        padded = np.pad(image, [*padding, (0, 0)], mode="edge")
+        padded = np.pad(image[..., :3], [*padding, (0, 0)], mode="edge")
         logits = self.judge(images_to_tensor(padded[None]).to(self.painter.base.unet.device))
         positions = logits.argmax(1)[0, :height, :width].cpu().numpy()
         ids = np.array(class_ids(classes), np.uint8)[positions]

@@ -14,6 +14,7 @@ from aerialdreams.data.dataset import read_patches
 from aerialdreams.data.images import read_image, resize_image, resize_mask, write_image
 from aerialdreams.data.land_cover import class_ids
 from aerialdreams.evaluation import image_sets
+from aerialdreams.evaluation.batches import Judges
 from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
 from aerialdreams.generation.batch import reconstruct
 from aerialdreams.models.latent_diffusion import load_vae
@@ -43,7 +44,13 @@ def test_evaluation_of_images_with_known_quality(
         spaces = {"judge": segmenter}
         train = evaluate_FID.train_features(spaces, params, SINGLE_PROCESS)
         sets, _ = evaluate_FID.evaluation_sets(
-            "validation", params.generate_validation, segmenter, spaces, vae, params, SINGLE_PROCESS
+            "validation",
+            params.generate_validation,
+            Judges(segmenter),
+            spaces,
+            vae,
+            params,
+            SINGLE_PROCESS,
         )
         report: dict = image_sets.evaluate(sets, train, 2, [c.name for c in params.classes])
         return report
