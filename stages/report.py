@@ -30,6 +30,7 @@ from aerialdreams.paths import (
 from aerialdreams.pipeline.adapted_base_card import adaptation_in_words
 from aerialdreams.pipeline.html import page_script, render
 from aerialdreams.pipeline.mlflow_store import runs_page
+from aerialdreams.pipeline.report_bands import band_section
 from aerialdreams.pipeline.report_page import (
     WAVELENGTHS,
     cards,
@@ -82,6 +83,7 @@ def main(params: Params) -> str:
             split_section(name, evaluation[name], confusion[name]["generated"], params.classes)
             for name in names
         ],
+        bands={name: band_section(name, evaluation[name], params.further_bands) for name in names},
         utility=utility_rows(utility),
         utility_by_class=utility_by_class(utility, {name: share for name, _, share in classes}),
         curves=[read_curve(title, path) for title, path in CURVES.items()],

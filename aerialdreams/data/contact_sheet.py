@@ -9,6 +9,12 @@ from aerialdreams.data.land_cover import LandCoverClass, mask_to_rgb
 
 GAP = 4  # pixels between images
 
+# How further bands are shown: by band, suffix of the sheet's file name and what it shows.
+VIEWS = {
+    "near_infrared": ("_colour_infrared", "near infrared, red and green as red, green and blue"),
+    "height": ("_height", "height above ground"),
+}
+
 
 def band_views(images: NDArray[np.uint8], further: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
     """Images of three or more bands as RGB images to look at.
@@ -18,14 +24,14 @@ def band_views(images: NDArray[np.uint8], further: Sequence[str]) -> dict[str, N
         further: names of the bands after red, green and blue.
 
     Returns:
-        By suffix of a file name: "", the colours; "_colour_infrared", near infrared, red and green
-        as red, green and blue; "_height", heights in grey. All are (images, height, width, 3).
+        By suffix of a file name, (images, height, width, 3): "" are the colours; VIEWS has the
+        others. Heights are in grey.
     """
     views = {"": images[..., :3]}
     if "near_infrared" in further:
-        views["_colour_infrared"] = images[..., [3, 0, 1]]
+        views[VIEWS["near_infrared"][0]] = images[..., [3, 0, 1]]
     if "height" in further:
-        views["_height"] = np.repeat(images[..., 2 + len(further), None], 3, axis=-1)
+        views[VIEWS["height"][0]] = np.repeat(images[..., 2 + len(further), None], 3, axis=-1)
     return views
 
 

@@ -13,6 +13,7 @@ from aerialdreams.params import Params, flatten
 IMAGE_SETS = ("real", "reconstructed", "generated", "untrained", "floor")  # columns of the metrics
 WAVELENGTHS = [f"{2 ** (n + 1)}–{2 ** (n + 2)} px" for n in range(OCTAVES)]
 CURVE_WIDTH, CURVE_HEIGHT = 480, 200  # pixels
+NESTED = ("iou", "spectrum", "all_bands", "ndvi", "height")  # metrics that are no single numbers
 NO_EFFECT = ("runtime.", "tracking.")  # params that change no output
 
 
@@ -174,7 +175,7 @@ def split_section(
         metrics=[
             (key, [number(numbers[name], key) for name in image_sets])
             for key in keys
-            if key not in ("iou", "spectrum") and not key.endswith("_95")
+            if key not in NESTED and not key.endswith("_95")
         ],
         classes=class_rows(numbers, classes),
         confusion=confusion_of(matrix, classes),
