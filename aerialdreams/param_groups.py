@@ -226,16 +226,6 @@ class Autoencoder(Group):
     refinement_steps: int = Field(ge=0)
     refinement_noise: float = Field(ge=0)
 
-    @model_validator(mode="after")
-    def _components_of_a_block(self) -> "Autoencoder":
-        values = 3 * self.block**2
-        if self.channels > values:
-            raise ValueError(
-                f"channels: is {self.channels}; a block of {self.block} x {self.block} pixels has"
-                f" {values} values"
-            )
-        return self
-
 
 class Text(Group):
     vocabulary: int = Field(ge=514)

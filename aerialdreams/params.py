@@ -102,6 +102,17 @@ class Params(Group):
         return self
 
     @model_validator(mode="after")
+    def _components_of_a_block(self) -> "Params":
+        autoencoder = self.base_model.tiny.autoencoder
+        values = len(self.bands) * autoencoder.block**2
+        if autoencoder.channels > values:
+            raise ValueError(
+                f"base_model.tiny.autoencoder.channels: is {autoencoder.channels}; a block of"
+                f" {autoencoder.block} x {autoencoder.block} pixels has {values} values"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _composed_classes_exist(self) -> "Params":
         unknown = self.compose_masks.shares.keys() - {row.name for row in self.classes}
         if unknown:
