@@ -12,20 +12,18 @@ from torch import Tensor
 from aerialdreams.data.land_cover import IGNORED, class_ids
 from aerialdreams.data.mask_values import allowed_values
 from aerialdreams.errors import UserError
+from aerialdreams.generation.tiling import Corner, blend_tiles
 from aerialdreams.models.controlnet import load_controlnet, require_fit, with_finetuned_unet
 from aerialdreams.models.families import encode_prompts, load_base
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import SamplerName, Sampling, make_sampler
 from aerialdreams.models.tensors import image_windows, images_to_tensor
 from aerialdreams.paths import ADAPTED_BASE, CONTROLNET
-from aerialdreams.util.batched import batched
 from aerialdreams.util.progress import progress
 from aerialdreams.util.seeding import seeded_generator
 from aerialdreams.util.torch_setup import fastest_precision, inference_autocast
 
-Corner = tuple[int, int]  # row and column of a tile's upper left latent pixel
 OnStep = Callable[[int, int], None]
-MIN_WEIGHT = 1e-3  # of a tile at its edge, so that no weight is zero at the image's edge
 
 
 class Kept(NamedTuple):
@@ -219,47 +217,12 @@ class Painter:
         """Height and width of a tile, in latent pixels."""
         return self.info.image_size // self.base.vae_scale_factor
 
-    def _tiles(self, height: int, width: int) -> list[Corner]:
-        """The tiles that cover latents of some size, row by row."""
-        size = self._tile_size
-        rows, columns = (
-            [*range(0, length - size, size // 2), length - size] for length in (height, width)
-        )
-        return [(y, x) for y in rows for x in columns]
-
     def _blend(
-        self,
-        compute: Callable[[list[Corner]], Tensor],
-        shape: tuple[int, ...],
-        scale: int = 1,
+        self, compute: Callable[[list[Corner]], Tensor], shape: tuple[int, ...], scale: int = 1
     ) -> Tensor:
-        """Compute all tiles and average them where they overlap.
-
-        Tiles are added one by one in their order, so that the batch size changes nothing.
-
-        Args:
-            compute: gives tensors (tiles, channels, size * scale, size * scale) for some tiles.
-            shape: of the latents, (channels, height, width).
-            scale: pixels of the result per latent pixel.
-
-        Returns:
-            (channels, height * scale, width * scale).
-        """
-        size = self._tile_size * scale
-        ramp = (torch.arange(size) + 0.5) / size
-        falloff = torch.sin(torch.pi * ramp) ** 2
-        weight = (falloff[:, None] * falloff[None]).to(self.base.unet.device) + MIN_WEIGHT
-        total: Tensor | None = None
-        weights = torch.zeros(shape[1] * scale, shape[2] * scale, device=weight.device)
-        for tiles in batched(self._tiles(*shape[1:]), self.batch_size):
-            for (y, x), tile in zip(tiles, compute(tiles), strict=True):
-                if total is None:
-                    total = torch.zeros(len(tile), *weights.shape, device=weight.device)
-                area = (slice(y * scale, y * scale + size), slice(x * scale, x * scale + size))
-                total[:, *area] += tile * weight
-                weights[area] += weight
-        assert total is not None
-        return total / weights
+        """`blend_tiles` with this model's tiles."""
+        device = self.base.unet.device
+        return blend_tiles(compute, shape, self._tile_size, self.batch_size, device, scale)
 
     def _predict(
         self,

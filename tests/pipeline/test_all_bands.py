@@ -29,7 +29,8 @@ def five_bands(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     set_params(project, SMALL)
     raw = {"source": "folder", "folder": str(whole / "data/raw")}
-    set_params(project, {"raw_patches": raw, "train_controlnet": {"steps": 10}})
+    set_params(project, {"raw_patches": raw, "osm_metadata": {"backend": "none"}})
+    set_params(project, {"train_controlnet": {"steps": 10}})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         patch.delenv("DVC_ROOT", raising=False)
