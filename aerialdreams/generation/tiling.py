@@ -8,7 +8,9 @@ from torch import Tensor
 from aerialdreams.util.batched import batched
 
 Corner = tuple[int, int]  # row and column of a tile's upper left latent pixel
-MIN_WEIGHT = 1e-3  # of a tile at its edge, so that no weight is zero at the image's edge
+MIN_WEIGHT = (
+    1e-3  # of a tile's first and last rows and columns: at the image's edge there is no other
+)
 
 
 def tile_corners(height: int, width: int, size: int) -> list[Corner]:
@@ -51,8 +53,8 @@ def blend_tiles(
     """
     size = tile_size * scale
     ramp = (torch.arange(size) + 0.5) / size
-    falloff = torch.sin(torch.pi * ramp) ** 2
-    weight = (falloff[:, None] * falloff[None]).to(device) + MIN_WEIGHT
+    falloff = torch.sin(torch.pi * ramp) ** 2 + MIN_WEIGHT
+    weight = (falloff[:, None] * falloff[None]).to(device)
     total: Tensor | None = None
     weights = torch.zeros(shape[1] * scale, shape[2] * scale, device=device)
     for tiles in batched(tile_corners(shape[1], shape[2], tile_size), batch_size):

@@ -30,7 +30,9 @@ def five_bands(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(project, SMALL)
     raw = {"source": "folder", "folder": str(whole / "data/raw")}
     set_params(project, {"raw_patches": raw, "osm_metadata": {"backend": "none"}})
-    set_params(project, {"train_controlnet": {"steps": 10}})
+    few = {"steps": 10}
+    set_params(project, {"train_controlnet": few, "base_model": {"tiny": {"unet": few}}})
+    set_params(project, {"train_segmenter": few, "evaluate_utility": {"steps": 2}})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         patch.delenv("DVC_ROOT", raising=False)
