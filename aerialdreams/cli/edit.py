@@ -13,6 +13,7 @@ from aerialdreams.cli.arguments import (
 )
 from aerialdreams.cli.masks import load_mask, report_truncation, resolve_models
 from aerialdreams.errors import UserError
+from aerialdreams.pipeline.environment import quick_imports
 
 if TYPE_CHECKING:
     from aerialdreams.data.mask_files import UserMask
@@ -67,8 +68,12 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: a mask, the photograph, a model, the table or the output is invalid.
     """
-    from aerialdreams.data.regions import read_photograph, read_region
-    from aerialdreams.models.model_info import ModelInfo, synthetic_tags
+    with quick_imports():
+        from aerialdreams.data.regions import read_photograph, read_region
+        from aerialdreams.generation.edit_files import EditImages, write_edit
+        from aerialdreams.generation.editing import edit
+        from aerialdreams.generation.painter import Painter
+        from aerialdreams.models.model_info import ModelInfo, synthetic_tags
 
     resolve_models(args)
     info = ModelInfo.load(args.controlnet)
@@ -91,11 +96,6 @@ def run(args: argparse.Namespace) -> str:
     if args.photograph:
         bands = 3 + len(info.further.names)
         photograph = read_photograph(args.photograph, before.georeference, changed.shape, bands)
-
-    from aerialdreams.generation.edit_files import EditImages, write_edit
-    from aerialdreams.generation.editing import edit
-    from aerialdreams.generation.painter import Painter
-
     painter = Painter(args.controlnet, args.base)
     report_truncation(painter, args)
     settings = sampling_settings(args)

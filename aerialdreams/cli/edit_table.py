@@ -50,6 +50,7 @@ def make_pairs(args: argparse.Namespace, info: "ModelInfo") -> str:
     from aerialdreams.generation.edit_files import EditImages, write_edit
     from aerialdreams.generation.edit_tables import read_edits
     from aerialdreams.generation.editing import edit
+    from aerialdreams.generation.painter import Painter
     from aerialdreams.models.model_info import synthetic_tags
 
     unused = {"a second mask": args.after, "--photograph": args.photograph, "--region": args.region}
@@ -63,9 +64,6 @@ def make_pairs(args: argparse.Namespace, info: "ModelInfo") -> str:
     if output.resolve() in (args.before.resolve(), args.before.resolve().parent):
         raise UserError(f"--output: {output}: holds the masks; name another folder")
     masks = [load_mask(path, args, info) for path in paths]
-
-    from aerialdreams.generation.painter import Painter
-
     painter = Painter(args.controlnet, args.base)
     report_truncation(painter, args)
     settings, records = sampling_settings(args), []

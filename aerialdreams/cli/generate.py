@@ -11,6 +11,7 @@ from aerialdreams.cli.arguments import (
 )
 from aerialdreams.cli.masks import load_mask, report_truncation, resolve_models
 from aerialdreams.errors import UserError
+from aerialdreams.pipeline.environment import quick_imports
 
 EXAMPLES = """\
 examples:
@@ -48,19 +49,18 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: the mask, a model or the output's name is invalid.
     """
-    import numpy as np
+    with quick_imports():
+        import numpy as np
 
-    from aerialdreams.data.images import write_bands
-    from aerialdreams.data.rasters import write_geotiff
-    from aerialdreams.models.model_info import ModelInfo, synthetic_tags
+        from aerialdreams.data.images import write_bands
+        from aerialdreams.data.rasters import write_geotiff
+        from aerialdreams.generation.painter import Painter
+        from aerialdreams.models.model_info import ModelInfo, synthetic_tags
 
     resolve_models(args)
     info = ModelInfo.load(args.controlnet)
     mask = load_mask(args.mask, args, info)
     output = _output(args, has_georeference=mask.georeference is not None)
-
-    from aerialdreams.generation.painter import Painter
-
     painter = Painter(args.controlnet, args.base)
     report_truncation(painter, args)
     image = painter.paint(mask.class_ids, args.prompt, seed=args.seed, **sampling_settings(args))

@@ -14,6 +14,7 @@ from aerialdreams.cli.arguments import add_model_names, non_negative
 from aerialdreams.cli.masks import resolve_models
 from aerialdreams.errors import UserError
 from aerialdreams.paths import DATASET, SEGMENTER
+from aerialdreams.pipeline.environment import quick_imports
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -51,10 +52,11 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: the model is missing, or the address cannot be listened on.
     """
-    import uvicorn
+    with quick_imports():
+        import uvicorn
 
-    from aerialdreams.serve.app import create_app
-    from aerialdreams.serve.studio import Studio
+        from aerialdreams.serve.app import create_app
+        from aerialdreams.serve.studio import Studio
 
     resolve_models(args)
     try:

@@ -21,7 +21,7 @@ from aerialdreams.errors import DONE, FAILED, INTERRUPTED, USER_ERROR, UserError
 from aerialdreams.params import Params, load_params
 from aerialdreams.paths import BASE, EVALUATION, RAW
 from aerialdreams.pipeline import portable_arithmetic
-from aerialdreams.pipeline.environment import hide_loading_bars
+from aerialdreams.pipeline.environment import hide_loading_bars, resume_collection
 from aerialdreams.pipeline.launch import is_launched
 from aerialdreams.util.saving import is_saving
 
@@ -58,6 +58,7 @@ def run_stage(name: str, doc: str | None, main: Callable[[Params], str]) -> None
         " files are wrong, 3 interrupted (the next run resumes from what was saved).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
+    resume_collection()
     signal.signal(signal.SIGTERM, _interrupt)
     hide_loading_bars()
     sys.exit(_run(name, main))
