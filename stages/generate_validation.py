@@ -320,8 +320,9 @@ def write_sheet(folder: Path, split: str, params: Params) -> None:
     paths = [folder / split / f"generated/IMG_{patch_id}.png" for patch_id in patches.patch_ids]
     further, masks = params.further_bands.names, list(patches.masks)
     generated = np.stack([read_bands(path, further) for path in paths])
-    real_views, views = band_views(patches.images, further), band_views(generated, further)
-    for name, images in views.items():
+    highest = max(1, int(patches.images[..., -1].max()))  # of the heights, if height is a band
+    real_views = band_views(patches.images, further, highest)
+    for name, images in band_views(generated, further, highest).items():
         columns = [list(real_views[name]), list(images)]
         write_image(folder / f"{split}{name}.png", image_grid(masks, columns, params.classes))
 

@@ -16,12 +16,15 @@ VIEWS = {
 }
 
 
-def band_views(images: NDArray[np.uint8], further: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+def band_views(
+    images: NDArray[np.uint8], further: Sequence[str], highest: int = 255
+) -> dict[str, NDArray[np.uint8]]:
     """Images of three or more bands as RGB images to look at.
 
     Args:
         images: 0 to 255, (images, height, width, 3 + further bands).
         further: names of the bands after red, green and blue.
+        highest: the stored height that is shown in white, 1 to 255.
 
     Returns:
         By suffix of a file name, (images, height, width, 3): "" are the colours; VIEWS has the
@@ -31,7 +34,9 @@ def band_views(images: NDArray[np.uint8], further: Sequence[str]) -> dict[str, N
     if "near_infrared" in further:
         views[VIEWS["near_infrared"][0]] = images[..., [3, 0, 1]]
     if "height" in further:
-        views[VIEWS["height"][0]] = np.repeat(images[..., 2 + len(further), None], 3, axis=-1)
+        heights = images[..., 2 + len(further), None].astype(np.float32) / highest
+        grey = (heights.clip(0, 1) * 255).round().astype(np.uint8)
+        views[VIEWS["height"][0]] = np.repeat(grey, 3, axis=-1)
     return views
 
 

@@ -42,6 +42,8 @@ def fit_autoencoder(
     model leaves about the same noise in all channels of the latents; without the division, the
     weak components, which are the fine detail, would be lost in it.
 
+    The error counts each further band as much as a colour, see `band_gains`.
+
     Args:
         images: 0 to 255, (images, size, size, bands).
         settings: see params.yaml.
@@ -50,7 +52,8 @@ def fit_autoencoder(
     Returns:
         The autoencoder, frozen. Its unscaled latents have deviation 1, over all channels.
     """
-    mean, covariance = block_statistics(images, settings.block)
+    gains = band_gains(images)
+    mean, covariance = block_statistics(images, settings.block, gains)
     variances, vectors = torch.linalg.eigh(covariance)  # ascending; a column is an eigenvector
     deviations = variances.flip(0)[: settings.channels].clamp(min=SMALLEST_DEVIATION**2).sqrt()
     vectors = vectors.flip(1)[:, : settings.channels].T
@@ -68,9 +71,10 @@ def fit_autoencoder(
         refinement_channels=settings.refinement_channels,
     )
     encoder, decoder = autoencoder.encoder, autoencoder.decoder
-    encoder.weight.copy_((vectors / scales[:, None]).reshape(encoder.weight.shape))
+    gains = gains.float()[None, :, None, None]
+    encoder.weight.copy_((vectors / scales[:, None]).reshape(encoder.weight.shape) * gains)
     encoder.bias.copy_(-encoder.weight.sum((2, 3)) @ mean.float())
-    decoder.weight.copy_((vectors * scales[:, None]).reshape(decoder.weight.shape))
+    decoder.weight.copy_((vectors * scales[:, None]).reshape(decoder.weight.shape) / gains)
     decoder.bias.copy_(mean)
     return autoencoder.requires_grad_(False).eval()
 
@@ -97,6 +101,7 @@ def train_refinement(
         return
     device, steps = next(refinement.parameters()).device, settings.refinement_steps
     refinement.requires_grad_(True)
+    gains = band_gains(images).float()[:, None, None].to(device)
     optimizer = torch.optim.AdamW(refinement.parameters(), weight_decay=0, fused=True)
     for step in progress(range(steps), "refinement", "steps", steps):
         batch = images_to_tensor(images[batch_indices(seed, step, REFINEMENT_BATCH, len(images))])
@@ -107,7 +112,7 @@ def train_refinement(
             std = torch.rand(len(batch), 1, 1, 1, generator=generator) * settings.refinement_noise
             noise = std * torch.randn(latents.shape, generator=generator)
             decoded = autoencoder.decoder(latents + noise.to(device) / settings.latent_std)
-        loss = (refinement(decoded) - batch).abs().mean()
+        loss = ((refinement(decoded) - batch).abs() * gains).mean()
         optimizer.zero_grad()
         loss.backward()
         set_learning_rate(
@@ -117,12 +122,29 @@ def train_refinement(
     refinement.requires_grad_(False)
 
 
-def block_statistics(images: NDArray[np.uint8], block: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the blocks of some images.
+def band_gains(images: NDArray[np.uint8]) -> Tensor:
+    """What each band is multiplied by where errors are added up: float64, (bands,).
+
+    1 for the colours; a further band is given their mean deviation. Heights vary much less than
+    colours do, and would get no components without it.
+
+    Args:
+        images: 0 to 255, (images, size, size, bands).
+    """
+    gains = torch.ones(images.shape[-1], dtype=torch.float64)
+    if len(gains) > 3:
+        deviations = torch.from_numpy(images.std((0, 1, 2)))
+        gains[3:] = deviations[:3].mean() / deviations[3:].clamp(min=1)
+    return gains
+
+
+def block_statistics(images: NDArray[np.uint8], block: int, gains: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of some images, and covariance of their blocks.
 
     Args:
         images: 0 to 255, (images, size, size, bands).
         block: height and width of a block, pixels.
+        gains: what each band's deviations from its mean are multiplied by, (bands,).
 
     Returns:
         Mean of each band, -1..1, (bands,); covariance about it of a block's values, band by band
@@ -132,7 +154,9 @@ def block_statistics(images: NDArray[np.uint8], block: int) -> tuple[Tensor, Ten
     products, count = torch.zeros(()), 0
     for first in range(0, len(images), FIT_BATCH):
         batch = images_to_tensor(images[first : first + FIT_BATCH]).double()
-        blocks = torch.nn.functional.pixel_unshuffle(batch - mean[:, None, None], block)
+        blocks = torch.nn.functional.pixel_unshuffle(
+            (batch - mean[:, None, None]) * gains[:, None, None], block
+        )
         vectors = blocks.movedim(1, -1).flatten(0, 2)
         products, count = products + vectors.T @ vectors, count + len(vectors)
     return mean, products / count

@@ -175,7 +175,7 @@ def test_the_linear_autoencoder_is_the_best_linear_one() -> None:
 
     few = fit_autoencoder(images, replace(settings, channels=3), 0)
     error = few.decode(few.encode(pixels).latent_dist.mean).sample - pixels
-    _, covariance = block_statistics(images, 2)
+    _, covariance = block_statistics(images, 2, torch.ones(3))
     lost = torch.linalg.eigvalsh(covariance)[:-3].sum() / 12
     assert error.square().mean().item() == pytest.approx(lost.item(), rel=1e-4)
     # Shuffled images have the same components, with the same signs.
