@@ -36,12 +36,10 @@ from aerialdreams.data.dataset import (
     Square,
     evenly_spaced,
     read_patches,
-    read_zones,
     stack_patches,
 )
 from aerialdreams.data.images import read_bands, read_image, resize_mask, write_bands, write_image
-from aerialdreams.data.rasters import write_geotiff, write_vrt
-from aerialdreams.data.spec import FurtherBands
+from aerialdreams.data.rasters import write_geotiff
 from aerialdreams.generation.batch import GenerationRequest, generate_batch
 from aerialdreams.generation.outputs import (
     COMPOSED_IMAGES,
@@ -49,6 +47,7 @@ from aerialdreams.generation.outputs import (
     chosen_rows,
     evaluated_splits,
     extra_rows,
+    write_vrts,
 )
 from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.families import BaseModel, load_base
@@ -65,9 +64,6 @@ from aerialdreams.util.prefetch import map_ahead
 from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import resumable_folder
 from aerialdreams.util.torch_setup import configure_torch, inference_autocast
-
-# What is shown as red, green and blue, so that vegetation is red.
-COLOUR_INFRARED = ("near_infrared", "red", "green")
 
 
 class Output(NamedTuple):
@@ -292,23 +288,6 @@ def write_manifest(folder: Path, models: Models, params: Params, counts: dict[st
         "credits": credit_lines(params),
     }
     write_json(folder / MANIFEST, manifest)
-
-
-def write_vrts(folder: Path, splits: list[str], further: FurtherBands) -> None:
-    """Write VRTs for each zone and kind of image."""
-    for split in splits:
-        zones = read_zones(split)
-        for kind in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
-            prefix = "MSK" if kind.name == "masks" else "IMG"
-            for (group, zone), ids in zones.items():
-                files = [kind / f"{prefix}_{patch_id}.tif" for patch_id in ids]
-                files = [path for path in files if path.exists()]
-                if not files:
-                    continue
-                write_vrt(kind / f"{group}-{zone}.vrt", files)
-                if "near_infrared" in further.names and kind.name != "masks":
-                    path = kind / f"{group}-{zone}-colour-infrared.vrt"
-                    write_vrt(path, files, COLOUR_INFRARED)
 
 
 def write_sheet(folder: Path, split: str, params: Params) -> None:

@@ -1,16 +1,22 @@
 """Layout of data/generated: splits, image sets and file names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aerialdreams.data.dataset import count_patches, evenly_spaced, splits_of
+from aerialdreams.data.dataset import count_patches, evenly_spaced, read_zones, splits_of
 from aerialdreams.data.images import read_bands
+from aerialdreams.data.rasters import write_vrt
+from aerialdreams.data.spec import FurtherBands
 from aerialdreams.errors import UserError
 from aerialdreams.paths import DATASET, GENERATED
 
 MANIFEST = "manifest.json"
+
+# What is shown as red, green and blue, so that vegetation is red.
+COLOUR_INFRARED = ("near_infrared", "red", "green")
 
 COMPOSED_IMAGES = "composed"  # folder with images of the composed masks
 
@@ -80,3 +86,26 @@ def read_generated(
             " run `dvc repro -f generate-validation`"
         )
     return image
+
+
+def write_vrts(folder: Path, splits: list[str], further: FurtherBands) -> None:
+    """Write VRTs of each zone and kind of image.
+
+    Args:
+        folder: with the layout of data/generated.
+        splits: folders in it.
+        further: the images' bands after red, green and blue.
+    """
+    for split in splits:
+        zones = read_zones(split)
+        for kind in sorted(path for path in (folder / split).iterdir() if path.is_dir()):
+            prefix = "MSK" if kind.name == "masks" else "IMG"
+            for (group, zone), ids in zones.items():
+                files = [kind / f"{prefix}_{patch_id}.tif" for patch_id in ids]
+                files = [path for path in files if path.exists()]
+                if not files:
+                    continue
+                write_vrt(kind / f"{group}-{zone}.vrt", files)
+                if "near_infrared" in further.names and kind.name != "masks":
+                    path = kind / f"{group}-{zone}-colour-infrared.vrt"
+                    write_vrt(path, files, COLOUR_INFRARED)
