@@ -1,12 +1,16 @@
 """The whole pipeline with near infrared and height, small, and what users do with its model."""
 
+import base64
+import io
 import json
 import subprocess
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import requests
 import torch
 from diffusers import StableDiffusionPipeline
 
@@ -14,6 +18,8 @@ from aerialdreams.data.images import read_bands
 from aerialdreams.models.model_info import ModelInfo
 from tests.conftest import ROOT
 from tests.projects import SMALL, git_clone, run, run_stages, set_params
+from tests.serve.conftest import serve
+from tests.serve.test_api import encode, make, mask_of, recipe
 
 BANDS = ("red", "green", "blue", "near_infrared", "height")
 
@@ -64,7 +70,7 @@ def test_bands_are_measured_beside_real_ones(five_bands: Path) -> None:
     evaluation = json.loads((five_bands / "metrics/evaluation.json").read_text())
     for split in ("validation", "test"):
         numbers = evaluation[split]
-        assert numbers["generated"]["all_bands"]["miou_of_real"] > 0
+        assert numbers["generated"]["all_bands"]["miou"] > 0
         # The autoencoder keeps the bands; a ControlNet of ten steps does not know them yet.
         for key in ("ndvi_difference", "height_difference"):
             assert numbers["reconstructed"][key] < numbers["generated"][key]
@@ -130,3 +136,31 @@ def test_generate_and_edit_have_all_bands(five_bands: Path, tmp_path: Path) -> N
     assert refused.returncode == 2
     assert "rgb.tif: has 3 bands of uint8; a photograph has red, green and blue" in refused.stderr
     assert "the model's 2 further bands" in refused.stderr
+
+
+def test_the_page_shows_colours_and_gives_all_bands(five_bands: Path, tmp_path: Path) -> None:
+    with serve(five_bands, tmp_path) as address:
+        patches = requests.get(f"{address}/api/patches", timeout=10).json()
+        chosen = {key: patches[0][key] for key in ("split", "row")}
+        ground = requests.post(f"{address}/api/grounds/patch", json=chosen, timeout=10).json()
+        assert not ground["has_photograph"]
+        wish = recipe(mask_of(), steps=2)
+        job, image = make(address, wish | {"place": ground["place"]})
+        assert image.shape == (64, 64, 3)
+        archive = requests.get(f"{address}/api/jobs/{job['id']}/result.zip", timeout=10).content
+        with zipfile.ZipFile(io.BytesIO(archive)) as files:
+            (tmp_path / "image.tif").write_bytes(files.read("image-1.tif"))
+        with rasterio.open(tmp_path / "image.tif") as file:
+            assert file.descriptions[:5] == BANDS
+            assert np.array_equal(file.read()[:3].transpose(1, 2, 0), image)
+        # An edit starts from a mask: a PNG lacks two of the bands.
+        url = f"{address}/api/jobs/{job['id']}/images/1.png"
+        photograph = requests.get(url, timeout=10).content
+        start = {"mask": encode(mask_of().T), "photograph": base64.b64encode(photograph).decode()}
+        edit = wish | {"start": start}
+        refused = requests.post(f"{address}/api/jobs", json=edit, timeout=10)
+        assert refused.status_code == 422
+        assert "start.photograph: is a PNG, which has no band for the model's" in refused.text
+        del start["photograph"]
+        _, edited = make(address, edit)
+        assert not np.array_equal(edited, image)
