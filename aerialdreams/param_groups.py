@@ -55,8 +55,16 @@ PLACE_LEVELS = get_args(PlaceLevel)
 CAPTION_FIELDS = ("place", "classes", "features", "season", "month", "date", *PLACE_LEVELS)
 
 
-def check_micro_batches(batch_size: int, processes: int, gradient_accumulation: int) -> None:
+def check_micro_batches(
+    batch_size: int, processes: int, gradient_accumulation: int, key: str = "batch_size"
+) -> None:
     """Check that a batch can be split into parts of equal size.
+
+    Args:
+        batch_size: samples per step, in all processes together.
+        processes: their number.
+        gradient_accumulation: micro-batches per step and process.
+        key: of the params that has `batch_size`, for the message.
 
     Raises:
         ValueError: it cannot.
@@ -64,7 +72,7 @@ def check_micro_batches(batch_size: int, processes: int, gradient_accumulation: 
     parts = processes * gradient_accumulation
     if batch_size % parts:
         raise ValueError(
-            f"batch_size: is {batch_size}; must be a multiple of processes x"
+            f"{key}: is {batch_size}; must be a multiple of processes x"
             f" gradient_accumulation, {parts}"
         )
 
@@ -258,6 +266,14 @@ class BaseModelParams(Group):
     tiny: TinyBase
 
 
+class AdaptAutoencoder(Group):
+    steps: int = Field(ge=0)
+    batch_size: BatchSize
+    learning_rate: LearningRate
+    crop: CropSize
+    noise: float = Field(ge=0)
+
+
 class AdaptBase(Group):
     seed: Seed
     processes: int = Field(ge=1)
@@ -277,10 +293,15 @@ class AdaptBase(Group):
     max_grad_norm: float = Field(gt=0)
     ema_decay: float = Field(ge=0, lt=1)
     gradient_checkpointing: bool
+    autoencoder: AdaptAutoencoder
 
     @model_validator(mode="after")
     def _equal_micro_batches(self) -> "AdaptBase":
-        check_micro_batches(self.batch_size, self.processes, self.gradient_accumulation)
+        for key, size in (
+            ("batch_size", self.batch_size),
+            ("autoencoder.batch_size", self.autoencoder.batch_size),
+        ):
+            check_micro_batches(size, self.processes, self.gradient_accumulation, key)
         return self
 
 

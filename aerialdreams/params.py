@@ -144,6 +144,7 @@ class Params(Group):
         for key, crop in (
             ("base_model.tiny.unet.crop", self.base_model.tiny.unet.crop),
             ("adapt_base.crop", self.adapt_base.crop),
+            ("adapt_base.autoencoder.crop", self.adapt_base.autoencoder.crop),
             ("train_controlnet.crop", self.train_controlnet.crop),
         ):
             if crop > self.image_size:

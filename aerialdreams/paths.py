@@ -46,6 +46,7 @@ UNET_LOSSES = Path("metrics/unet.csv")
 # adapt-base
 ADAPTED_BASE = Path("models/adapted_base")
 ADAPTATION_LOSSES = Path("metrics/adaptation.csv")
+AUTOENCODER_LOSSES = Path("metrics/adaptation_autoencoder.csv")
 
 # encode-latents
 LATENTS = Path("data/latents")

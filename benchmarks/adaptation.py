@@ -1,15 +1,17 @@
 """Does adapting the base model to a dataset help its ControlNet? Recipes with and without it.
 
 Usage   python -m benchmarks.adaptation [--adaptation N] [--steps N] [--seeds N] [--jobs N]
+            [--recipes NAME ...]
 Run it after `dvc repro train-segmenter encode-latents`, with adapt_base.steps 0, in a project whose
 base model was made on other data: for example settings `dubai`, with base_model.source `folder` and
 the tiny base of a default run. Every recipe is trained from each seed on crops, adapt-base for
 --adaptation steps (default 100) and train-controlnet for --steps (default 200), and generates
 --images validation images (default 64), which the segmenter judges. `longer` spends the steps of
-the adaptation on the ControlNet instead. Latents and embeddings are the same in all, because the
-adaptation leaves VAE and text encoder alone. --jobs trainings run at a time, each on one core.
+the adaptation on the ControlNet instead; `decoder` trains the autoencoder's decoder for --decoder
+steps (default 200). Latents and embeddings are the same in all, because the adaptation leaves the
+encoders alone. --jobs trainings run at a time, each on one core.
 Results are kept in scratch/adaptation/ and not measured again. Prints a table and, as the last
-line, JSON.
+line, JSON, whose `ours` and `peer` are the second and the first of the recipes.
 """
 
 import argparse
@@ -40,18 +42,23 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adapted": {"lora_rank": 0},
     "as it is, longer": {"longer": True},
     "adapted, rank 16": {"lora_rank": 16},
+    "decoder": {"noise": 0.6},
+    "decoder, without noise": {"noise": 0.0},
+    "adapted, and decoder": {"lora_rank": 0, "noise": 0.6},
 }
 RATES = {0: 0.001, 16: 0.003}  # of the adaptation, by rank
-METRICS = ("miou_of_real", "frechet", "cpu_seconds")
+METRICS = ("miou_of_real", "frechet", "reconstructed_of_real", "psnr", "cpu_seconds")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adaptation", type=int, default=100)
+    parser.add_argument("--decoder", type=int, default=200)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--recipe", choices=RECIPES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -59,10 +66,10 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    todo = [(recipe, seed) for recipe in RECIPES for seed in range(arguments.seeds)]
+    todo = [(recipe, seed) for recipe in arguments.recipes for seed in range(arguments.seeds)]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         done = list(pool.map(lambda job: result_of(job[0], job[1], arguments), todo))
-    runs: dict[str, list[dict[str, float]]] = {recipe: [] for recipe in RECIPES}
+    runs: dict[str, list[dict[str, float]]] = {recipe: [] for recipe in arguments.recipes}
     for (recipe, _), result in zip(todo, done, strict=True):
         runs[recipe].append(result)
     print(report(runs, arguments))
@@ -70,7 +77,8 @@ def main() -> None:
 
 def report(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> str:
     """A line for each recipe, and a line of JSON."""
-    lines = [f"{'base':34} mIoU of real       Fréchet distance   CPU seconds of training"]
+    titles = ("mIoU of real", "Fréchet distance", "reconstructed", "PSNR, dB", "CPU seconds")
+    lines = [" ".join([f"{'base':34}", *(f"{title:18}" for title in titles)]).rstrip()]
     for recipe, results in runs.items():
         cells = []
         for name in METRICS:
@@ -78,10 +86,8 @@ def report(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespac
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):8.3f} ± {spread:6.3f}")
         lines.append(f"{recipe:34} {'  '.join(cells)}")
-    ours, peer = (
-        statistics.mean(result["miou_of_real"] for result in runs[recipe])
-        for recipe in ("adapted", "as it is")
-    )
+    means = [statistics.mean(result["miou_of_real"] for result in runs[name]) for name in runs]
+    peer, ours = means[:2]
     numbers = {
         "ours": ours,
         "peer": peer,
@@ -89,6 +95,7 @@ def report(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespac
         "units": "mIoU of real validation images",
         "dataset": load_params().dataset_spec.name,
         "adaptation_steps": arguments.adaptation,
+        "decoder_steps": arguments.decoder,
         "steps": arguments.steps,
         "images": arguments.images,
         "runs": runs,
@@ -100,10 +107,12 @@ def report(runs: dict[str, list[dict[str, float]]], arguments: argparse.Namespac
 
 def result_of(recipe: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     """A recipe's result from a seed, measured in a process of its own unless it is kept."""
-    kept = RESULTS / f"{recipe}-{seed}-{arguments.adaptation}-{arguments.steps}.json"
+    steps = f"{arguments.adaptation}-{arguments.decoder}-{arguments.steps}"
+    kept = RESULTS / f"{recipe}-{seed}-{steps}.json"
     if not kept.exists():
         words = ["--recipe", recipe, "--seed", str(seed), "--steps", str(arguments.steps)]
         words += ["--adaptation", str(arguments.adaptation), "--images", str(arguments.images)]
+        words += ["--decoder", str(arguments.decoder)]
         with linked_project(Path.cwd(), LINKS) as folder:
             params = params_of(recipe, seed, arguments).model_dump(mode="json")
             (folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -125,6 +134,12 @@ def params_of(recipe: str, seed: int, arguments: argparse.Namespace) -> Params:
         "lora_rank": changes.get("lora_rank", 0),
         "learning_rate": RATES[changes.get("lora_rank", 0)],
         "crop": values["train_controlnet"]["crop"],
+        "autoencoder": values["adapt_base"]["autoencoder"]
+        | {
+            "steps": arguments.decoder if "noise" in changes else 0,
+            "noise": changes.get("noise", 0.0),
+            "crop": values["train_controlnet"]["crop"],
+        },
     }
     values["train_controlnet"] |= {
         "seed": 100 + seed,
@@ -140,20 +155,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     from accelerate.state import AcceleratorState
 
     from aerialdreams.paths import ADAPTED_BASE, BASE, CONTROLNET
-    from aerialdreams.pipeline import controlnet_training
+    from aerialdreams.pipeline import base_adaptation, controlnet_training
     from aerialdreams.util.torch_setup import configure_torch
     from stages import adapt_base, train_controlnet
 
     params = load_params()
     configure_torch(params.compute.threads, params.compute.deterministic)
     seconds = 0.0
-    if params.adapt_base.steps:
-        adaptation = adapt_base.set_up(params)
-        adaptation.checkpoint.path = Path("unet.pt")
+    stage, learnt = params.adapt_base, {}
+    if stage.steps or stage.autoencoder.steps:
+        place = base_adaptation.Workplace(params)
         began = time.process_time()
-        adapt_base.train(adaptation, None)
+        if stage.autoencoder.steps:
+            decoder = base_adaptation.AutoencoderAdaptation(place)
+            learnt["vae"] = adapt_base.learn(decoder, Path("vae.pt"), None)
+        if stage.steps:
+            unet = base_adaptation.UNetAdaptation(place)
+            learnt["unet"] = adapt_base.learn(unet, Path("unet.pt"), None)
         seconds += time.process_time() - began
-        adapt_base.save(adaptation)
+        adapt_base.save(params, place.base, learnt)
         AcceleratorState._reset_state(reset_partial_state=True)  # one a process, in the pipeline
     else:
         ADAPTED_BASE.symlink_to(BASE.resolve())
@@ -164,12 +184,47 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     seconds += time.process_time() - began
     training.model.controlnet.save_pretrained(CONTROLNET)
     scores = judge(CONTROLNET, arguments.images)
-    return scores | {
-        "cpu_seconds": seconds,
-        "loss": training.losses.means()[-1][1],
-        "steps": params.train_controlnet.steps,
-        "adaptation_steps": params.adapt_base.steps,
-    }
+    return (
+        scores
+        | reconstructed(arguments.images)
+        | {
+            "cpu_seconds": seconds,
+            "loss": training.losses.means()[-1][1],
+            "steps": params.train_controlnet.steps,
+            "adaptation_steps": params.adapt_base.steps,
+        }
+    )
+
+
+def reconstructed(count: int) -> dict[str, float]:
+    """What the adapted autoencoder makes of `count` validation images.
+
+    Returns:
+        `reconstructed_of_real`, the judge's mIoU by that of real images; `psnr`, decibels.
+    """
+    import numpy as np
+    import torch
+
+    from aerialdreams.data.dataset import load_evenly_spaced
+    from aerialdreams.data.land_cover import class_ids
+    from aerialdreams.evaluation.feature_spaces import SegmenterFeatures
+    from aerialdreams.evaluation.metrics import agreement, confusion
+    from aerialdreams.generation.batch import reconstruct
+    from aerialdreams.models.latent_diffusion import load_vae
+
+    params = load_params()
+    real = load_evenly_spaced("validation", count, params.image_size)
+    ids, names = class_ids(params.classes), [c.name for c in params.classes]
+    segmenter = SegmenterFeatures(torch.device("cpu"), ids)
+    images = reconstruct(load_vae(), real.images)
+    with torch.no_grad():
+        of_images, of_real = (
+            agreement(confusion(real.masks, segmenter.predict(pictures)[0], ids), names)["miou"]
+            for pictures in (images, real.images)
+        )
+    error = np.square(images.astype(float) - real.images).mean()
+    psnr = 10 * np.log10(255**2 / error)
+    return {"reconstructed_of_real": of_images / of_real, "psnr": float(psnr)}
 
 
 if __name__ == "__main__":

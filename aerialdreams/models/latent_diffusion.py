@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from aerialdreams.errors import UserError
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
 from aerialdreams.paths import ADAPTED_BASE
+from aerialdreams.util.files import read_json, write_json
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -119,6 +120,19 @@ def load_vae(folder: Path = ADAPTED_BASE) -> AutoencoderKL | LinearAutoencoder:
             kind = UpcastAutoencoder
         vae = kind.from_pretrained(path)
     return vae.requires_grad_(False).eval()
+
+
+def save_vae(vae: AutoencoderKL | LinearAutoencoder, folder: Path) -> None:
+    """Save an autoencoder as a model's in diffusers' layout; `load_vae` reads it.
+
+    Args:
+        vae: the autoencoder.
+        folder: of the model.
+    """
+    vae.to(memory_format=torch.contiguous_format).save_pretrained(folder / "vae")
+    if isinstance(vae, UpcastAutoencoder):  # diffusers knows what it was loaded as
+        config = folder / "vae" / "config.json"
+        write_json(config, read_json(config) | {"_class_name": AutoencoderKL.__name__})
 
 
 @contextmanager

@@ -11,8 +11,15 @@ from aerialdreams.paths import DATASET
 from aerialdreams.pipeline.publish import UNKNOWN_LICENCE
 from aerialdreams.util.files import dvc_md5, read_json
 
+# What a network has learnt, by the name of its folder.
+LEARNT = {
+    "vae": "The decoder of its VAE has learnt to decode the images of the train split from the"
+    " latents of the base model's encoder.",
+    "unet": "Its UNet has learnt the images and captions of the train split.",
+}
 
-def adapted_base_card(params: Params, base: Path, loss: float) -> str:
+
+def adapted_base_card(params: Params, base: Path, losses: Mapping[str, float]) -> str:
     """The card's text: what was trained on what, licences and credits, and the base's own card.
 
     The base's card goes on in full, because it has the credits of what the base was made from.
@@ -20,7 +27,7 @@ def adapted_base_card(params: Params, base: Path, loss: float) -> str:
     Args:
         params: all params.
         base: folder of the base model, with source.json and perhaps a card.
-        loss: mean training loss of the last steps.
+        losses: mean training loss of the last steps, by the folder of what was trained: vae, unet.
     """
     stage, spec, origin = params.adapt_base, params.dataset_spec, read_json(base / "source.json")
     card = base / "README.md"
@@ -31,7 +38,15 @@ def adapted_base_card(params: Params, base: Path, loss: float) -> str:
         licences = {"license": "other", "license_name": UNKNOWN_LICENCE}
         licence = "not named in its card; ask the base model's publisher"
     family = family_of(base).NAME
-    what = f"low-rank updates of rank {stage.lora_rank}, merged" if stage.lora_rank else "all"
+    trained = {
+        "vae": "those of the decoder",
+        "unet": f"low-rank updates of rank {stage.lora_rank}, merged" if stage.lora_rank else "all",
+    }
+    trainings = "\n".join(
+        f"| trained weights of `{name}/` | {trained[name]} |\n"
+        f"| loss of `{name}/` | {loss:.6f}, mean of the last steps |"
+        for name, loss in losses.items()
+    )
     rows = "\n".join(
         f"| `{key}` | {value} |"
         for key, value in flatten(params).items()
@@ -50,15 +65,14 @@ tags: [aerial, land-cover, AerialDreams]
 ---
 # {family} adapted to {spec.name}
 
-Its UNet has learnt the images and captions of the train split. Text encoder and VAE are the base
-model's. Generated images are synthetic and show no real place.
+{" ".join(LEARNT[name] for name in losses)} Everything else is the base model's.
+Generated images are synthetic and show no real place.
 
 | | |
 |---|---|
 | base model | {base_in_words(origin, family)}, MD5 {dvc_md5(base)} |
 | dataset | MD5 {dvc_md5(DATASET)}, as in the `dvc.lock` of the AerialDreams project |
-| trained weights of the UNet | {what} |
-| loss | {loss:.6f}, mean of the last steps |
+{trainings}
 
 ## Params
 
@@ -101,7 +115,12 @@ def adaptation_in_words(origin: Mapping[str, Any]) -> str:
     if "adaptation" not in origin:
         return ""
     adaptation = origin["adaptation"]
-    return f", adapted to {adaptation['dataset']} in {adaptation['params']['steps']:,} steps"
+    dataset, params = adaptation["dataset"], adaptation["params"]
+    steps, decoder_steps = params["steps"], params["autoencoder"]["steps"]
+    if not steps:
+        return f", its VAE's decoder adapted to {dataset} in {decoder_steps:,} steps"
+    decoder = f", its VAE's decoder in {decoder_steps:,}" if decoder_steps else ""
+    return f", adapted to {dataset} in {steps:,} steps{decoder}"
 
 
 def split_card(text: str) -> tuple[str, str]:

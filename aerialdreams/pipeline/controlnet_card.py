@@ -7,7 +7,7 @@ from aerialdreams.data.land_cover import class_ids
 from aerialdreams.models.controlnet import FINETUNED_UNET
 from aerialdreams.models.families import family_of
 from aerialdreams.models.stable_diffusion import StableDiffusion
-from aerialdreams.params import Params, flatten
+from aerialdreams.params import Params, flat, flatten
 from aerialdreams.paths import ADAPTED_BASE, DATASET
 from aerialdreams.pipeline.adapted_base_card import base_in_words
 from aerialdreams.util.files import dvc_md5
@@ -67,7 +67,7 @@ def controlnet_card(params: Params, loss: float, validation_loss: float) -> str:
     groups = ("train_controlnet.", "encode_latents.", "image_size")
     settings = [(k, v) for k, v in flatten(params).items() if k.startswith(groups)]
     adaptation = base_info.get("adaptation", {"params": {}})["params"]
-    settings += [(f"adapt_base.{name}", value) for name, value in adaptation.items()]
+    settings += [(f"adapt_base.{name}", value) for name, value in flat(adaptation).items()]
     rows = "\n".join(f"| `{key}` | {value} |" for key, value in settings)
     unlocked = (
         f"The last {stage.unlock_decoder_steps} steps also trained the UNet's decoder. Use the UNet"

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from aerialdreams.errors import UserError
 from aerialdreams.models.families import load_base
-from aerialdreams.paths import ADAPTATION_LOSSES, ADAPTED_BASE, BASE, CONTROLNET, DATASET
+from aerialdreams.paths import (
+    ADAPTATION_LOSSES,
+    ADAPTED_BASE,
+    AUTOENCODER_LOSSES,
+    BASE,
+    CONTROLNET,
+    DATASET,
+)
 from aerialdreams.pipeline.adapted_base_card import adapted_base_card
+from aerialdreams.pipeline.base_adaptation import UNetAdaptation, Workplace
 from aerialdreams.pipeline.publish import check_upload
 from aerialdreams.training.adaptation import AdaptedUNet, denoising_loss
 from aerialdreams.training.latents import Draws, ImageSource, LatentSource, TrainingBatches
@@ -106,7 +114,7 @@ def test_zero_steps_pass_the_base_on(place: Path) -> None:
     assert said == "0 steps, so that models/adapted_base has the files of models/base"
     assert hashes(ADAPTED_BASE) == hashes(BASE)
     assert dvc_md5(ADAPTED_BASE) == dvc_md5(BASE)
-    assert ADAPTATION_LOSSES.read_text() == "step,loss\n"
+    assert ADAPTATION_LOSSES.read_text() == AUTOENCODER_LOSSES.read_text() == "step,loss\n"
     # Also in the place of an earlier one, whose files are the base's own.
     adapt(place)
     assert hashes(ADAPTED_BASE) == hashes(BASE)
@@ -178,7 +186,7 @@ def test_a_base_without_a_card_has_a_card_afterwards(place: Path) -> None:
     folder = place / "bare"
     folder.mkdir()
     (folder / "source.json").write_text('{"source": "folder", "license": null}')
-    card = adapted_base_card(settle(place), folder, 0.5)
+    card = adapted_base_card(settle(place), folder, {"unet": 0.5})
     assert "license_name: see-card" in card and "ask the base model's publisher" in card
     assert "It has none." in card
 
@@ -279,7 +287,8 @@ def test_two_processes_learn_as_one(prepared: Path, tmp_path: Path) -> None:
 def test_how_the_work_is_done_changes_nothing(place: Path) -> None:
     def trained(**changes: Any) -> list[float]:
         AcceleratorState._reset_state(reset_partial_state=True)
-        adaptation = adapt_base.set_up(settle(place, adapt_base={"steps": 6, **changes}))
+        params = settle(place, adapt_base={"steps": 6, **changes})
+        adaptation = UNetAdaptation(Workplace(params))
         adaptation.checkpoint.path = place / "unet.pt"
         adapt_base.train(adaptation, None)
         for path in place.glob("*.pt"):
