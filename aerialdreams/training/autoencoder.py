@@ -17,13 +17,17 @@ class AdaptedAutoencoder(torch.nn.Module):
 
     Args:
         vae: frozen; changed in place.
+        first_layer: whether the encoder's first layer is trained, too, which a widened autoencoder
+            needs to see its further bands.
     """
 
-    def __init__(self, vae: AutoencoderKL | LinearAutoencoder) -> None:
+    def __init__(self, vae: AutoencoderKL | LinearAutoencoder, first_layer: bool = False) -> None:
         super().__init__()
         self.vae = vae
         for part in decoding_parts(vae):
             part.requires_grad_(True)
+        if first_layer:
+            vae.encoder.conv_in.requires_grad_(True)
 
     @property
     def weights(self) -> list[torch.nn.Parameter]:
