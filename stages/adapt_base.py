@@ -23,6 +23,7 @@ from aerialdreams.errors import UserError
 from aerialdreams.models.base_folder import file_hashes, pass_on
 from aerialdreams.models.families import BaseModel
 from aerialdreams.models.latent_diffusion import save_vae
+from aerialdreams.models.widening import needs_widening
 from aerialdreams.params import Params, flat, flatten
 from aerialdreams.paths import ADAPTATION_LOSSES, ADAPTED_BASE, AUTOENCODER_LOSSES, BASE, DATASET
 from aerialdreams.pipeline import accelerator as accelerator_module
@@ -69,6 +70,11 @@ def main(params: Params) -> str:
     stage, learnt = params.adapt_base, dict[str, Learnt]()
     if not (BASE / "source.json").is_file():
         raise UserError(f"{BASE}: no base model; run `dvc repro base-model`")
+    if needs_widening(BASE, len(params.bands)) and not stage.autoencoder.steps:
+        raise UserError(
+            f"adapt_base.autoencoder.steps: is 0, but the autoencoder of {BASE} must learn further"
+            f" bands, since bands is [{', '.join(params.bands)}]; set it to some thousands"
+        )
     if not stage.steps and not stage.autoencoder.steps:
         with atomic_folder(ADAPTED_BASE) as folder:
             pass_on(BASE, folder)
@@ -103,7 +109,7 @@ def main(params: Params) -> str:
 def identity_of(params: Params) -> dict[str, Any]:
     """What decides the weights: a checkpoint is only continued with the same."""
     decisive = flat(params.adapt_base.model_dump(mode="json", exclude=EXECUTION))
-    decisive["image_size"] = params.image_size
+    decisive |= {"image_size": params.image_size, "bands": params.bands}
     scripts = [__file__, base_adaptation.__file__, accelerator_module.__file__]
     return training_identity(decisive, INPUTS, scripts, ("data", "models", "training"))
 
@@ -219,7 +225,7 @@ def save(params: Params, base: BaseModel, learnt: Mapping[str, Learnt]) -> None:
     with atomic_folder(ADAPTED_BASE) as folder:
         pass_on(BASE, folder, without=(*learnt, "README.md", "source.json"))
         if "vae" in learnt:
-            save_vae(base.vae, folder)
+            save_vae(base.vae, folder)  # of more bands, if the images have more
         if "unet" in learnt:
             base.unet.to(memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
         card = adapted_base_card(params, BASE, losses)

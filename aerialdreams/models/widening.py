@@ -1,8 +1,13 @@
 """Autoencoders for images of more bands than they were trained on."""
 
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+
+from aerialdreams.errors import UserError
+from aerialdreams.models.latent_diffusion import naming
 
 
 def widen(vae: AutoencoderKL, bands: int) -> AutoencoderKL:
@@ -36,6 +41,28 @@ def widen(vae: AutoencoderKL, bands: int) -> AutoencoderKL:
         wide = type(vae).from_config(dict(vae.config), in_channels=bands, out_channels=bands)
     wide.load_state_dict(weights, assign=True)
     return wide.requires_grad_(False).eval()
+
+
+def needs_widening(folder: Path, bands: int) -> bool:
+    """Whether the autoencoder of a base model has fewer bands than the images.
+
+    Args:
+        folder: the base model.
+        bands: of the images.
+
+    Raises:
+        UserError: it has more, or is a linear one, which cannot be widened; or it is damaged.
+    """
+    with naming(folder):
+        config = AutoencoderKL.load_config(folder / "vae")
+    linear = config["_class_name"] == "LinearAutoencoder"
+    present = config["block_out_channels"][0] if linear else config.get("in_channels", 3)
+    if present > bands or (linear and present < bands):
+        raise UserError(
+            f"{folder}: its autoencoder is for images of {present} bands, and bands in params.yaml"
+            f" names {bands}; use a base model of {bands} or, if it is a Stable Diffusion, of fewer"
+        )
+    return bool(present < bands)
 
 
 def _with_mean(weights: Tensor, further: int) -> Tensor:

@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from aerialdreams.models.families import family_of
+from aerialdreams.models.widening import needs_widening
 from aerialdreams.params import Params, flatten
 from aerialdreams.paths import DATASET
 from aerialdreams.pipeline.publish import UNKNOWN_LICENCE
 from aerialdreams.util.files import dvc_md5, read_json
-
-# What a network has learnt, by the name of its folder.
-LEARNT = {
-    "vae": "The decoder of its VAE has learnt to decode the images of the train split from the"
-    " latents of the base model's encoder.",
-    "unet": "Its UNet has learnt the images and captions of the train split.",
-}
 
 
 def adapted_base_card(params: Params, base: Path, losses: Mapping[str, float]) -> str:
@@ -38,8 +32,15 @@ def adapted_base_card(params: Params, base: Path, losses: Mapping[str, float]) -
         licences = {"license": "other", "license_name": UNKNOWN_LICENCE}
         licence = "not named in its card; ask the base model's publisher"
     family = family_of(base).NAME
+    widened = "vae" in losses and needs_widening(base, len(params.bands))
+    learnt = {
+        "vae": f"Its VAE has learnt to encode and decode images of {', '.join(params.bands)}."
+        if widened
+        else "The decoder of its VAE has learnt to decode the images of the train split.",
+        "unet": "Its UNet has learnt the images and captions of the train split.",
+    }
     trained = {
-        "vae": "those of the decoder",
+        "vae": "the decoder's and the encoder's first layer" if widened else "the decoder's",
         "unet": f"low-rank updates of rank {stage.lora_rank}, merged" if stage.lora_rank else "all",
     }
     trainings = "\n".join(
@@ -65,7 +66,7 @@ tags: [aerial, land-cover, AerialDreams]
 ---
 # {family} adapted to {spec.name}
 
-{" ".join(LEARNT[name] for name in losses)} Everything else is the base model's.
+{" ".join(learnt[name] for name in losses)} Everything else is the base model's.
 Generated images are synthetic and show no real place.
 
 | | |

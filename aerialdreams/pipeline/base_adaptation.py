@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,6 +17,7 @@ from aerialdreams.generation.batch import generate_batch, reconstruct, requests_
 from aerialdreams.models.conditioning import MaskConditioning
 from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.sampling import Sampling
+from aerialdreams.models.widening import needs_widening, widen
 from aerialdreams.params import Params
 from aerialdreams.paths import BASE
 from aerialdreams.pipeline.accelerator import averaged_weights, start_accelerator, validation_sheets
@@ -59,7 +61,12 @@ class Workplace:
         self.accelerator, self.distributed, self.device = start_accelerator(
             "adapt_base", stage.precision, stage.processes
         )
-        self.base: BaseModel = load_base(BASE).to(self.device)
+        self.base: BaseModel = load_base(BASE)
+        self.widened = needs_widening(BASE, len(params.bands))
+        if self.widened:
+            assert isinstance(self.base.vae, AutoencoderKL)
+            self.base.vae = widen(self.base.vae, len(params.bands))
+        self.base.to(self.device)
         self.source = ImageSource("train", params.image_size, self.base.tokenizers)
 
 
@@ -198,8 +205,8 @@ class AutoencoderAdaptation(Adaptation):
 
     def __init__(self, place: Workplace) -> None:
         settings = place.params.adapt_base.autoencoder
-        model = AdaptedAutoencoder(place.base.vae)
-        what = "autoencoder's decoder"
+        model = AdaptedAutoencoder(place.base.vae, first_layer=place.widened)
+        what = f"autoencoder's {'first layer and ' if place.widened else ''}decoder"
         super().__init__(place, settings, model, "autoencoder", what, "autoencoder/")
         self.noise = settings.noise
 

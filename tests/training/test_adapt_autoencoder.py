@@ -154,7 +154,7 @@ def test_the_result_says_what_was_trained(place: Path) -> None:
     assert words.endswith("pipeline, its VAE's decoder adapted to FLAIR #1 in 6 steps")
     card = (ADAPTED_BASE / "README.md").read_text()
     assert "The decoder of its VAE has learnt" in card and "Its UNet has learnt" not in card
-    assert "| trained weights of `vae/` | those of the decoder |" in card
+    assert "| trained weights of `vae/` | the decoder's |" in card
     assert "| `adapt_base.autoencoder.steps` | 6 |" in card
     adapt(place, steps=2, autoencoder=learning(6))
     origin = json.loads((ADAPTED_BASE / "source.json").read_text())
