@@ -219,6 +219,7 @@ def save(params: Params, base: BaseModel, learnt: Mapping[str, Learnt]) -> None:
         "dataset": params.dataset_spec.name,
         "dataset_md5": dvc_md5(DATASET),
         "credits": params.credits,
+        "bands": params.bands,
         "losses": losses,
         "params": params.adapt_base.model_dump(mode="json", exclude=EXECUTION),
     }

@@ -23,7 +23,7 @@ def adapted_base_card(params: Params, base: Path, losses: Mapping[str, float]) -
         base: folder of the base model, with source.json and perhaps a card.
         losses: mean training loss of the last steps, by the folder of what was trained: vae, unet.
     """
-    stage, spec, origin = params.adapt_base, params.dataset_spec, read_json(base / "source.json")
+    spec, origin = params.dataset_spec, read_json(base / "source.json")
     card = base / "README.md"
     metadata, own = split_card(card.read_text(encoding="utf-8") if card.is_file() else "")
     licences = dict(re.findall(r"^(license|license_name|license_link): *(.+)$", metadata, re.M))
@@ -32,26 +32,11 @@ def adapted_base_card(params: Params, base: Path, losses: Mapping[str, float]) -
         licences = {"license": "other", "license_name": UNKNOWN_LICENCE}
         licence = "not named in its card; ask the base model's publisher"
     family = family_of(base).NAME
-    widened = "vae" in losses and needs_widening(base, len(params.bands))
-    learnt = {
-        "vae": f"Its VAE has learnt to encode and decode images of {', '.join(params.bands)}."
-        if widened
-        else "The decoder of its VAE has learnt to decode the images of the train split.",
-        "unet": "Its UNet has learnt the images and captions of the train split.",
-    }
-    trained = {
-        "vae": "the decoder's and the encoder's first layer" if widened else "the decoder's",
-        "unet": f"low-rank updates of rank {stage.lora_rank}, merged" if stage.lora_rank else "all",
-    }
-    trainings = "\n".join(
-        f"| trained weights of `{name}/` | {trained[name]} |\n"
-        f"| loss of `{name}/` | {loss:.6f}, mean of the last steps |"
-        for name, loss in losses.items()
-    )
+    learnt, trainings = what_was_trained(params, base, losses)
     rows = "\n".join(
         f"| `{key}` | {value} |"
         for key, value in flatten(params).items()
-        if key.startswith(("adapt_base.", "image_size"))
+        if key.startswith(("adapt_base.", "bands", "image_size"))
     )
     places = "".join(
         f"- Trained on captions with place names {credit}, https://www.openstreetmap.org/copyright.\n"
@@ -66,7 +51,7 @@ tags: [aerial, land-cover, AerialDreams]
 ---
 # {family} adapted to {spec.name}
 
-{" ".join(learnt[name] for name in losses)} Everything else is the base model's.
+{learnt} Everything else is the base model's.
 Generated images are synthetic and show no real place.
 
 | | |
@@ -90,6 +75,34 @@ Generated images are synthetic and show no real place.
 
 {own or "It has none."}
 """
+
+
+def what_was_trained(params: Params, base: Path, losses: Mapping[str, float]) -> tuple[str, str]:
+    """Sentences on what each network has learnt, and rows of a table with weights and losses.
+
+    Args:
+        params: all params.
+        base: folder of the base model.
+        losses: see `adapted_base_card`.
+    """
+    widened = "vae" in losses and needs_widening(base, len(params.bands))
+    rank = params.adapt_base.lora_rank
+    learnt = {
+        "vae": f"Its VAE has learnt to encode and decode images of {', '.join(params.bands)}."
+        if widened
+        else "The decoder of its VAE has learnt to decode the images of the train split.",
+        "unet": "Its UNet has learnt the images and captions of the train split.",
+    }
+    trained = {
+        "vae": "the decoder's and the encoder's first layer" if widened else "the decoder's",
+        "unet": f"low-rank updates of rank {rank}, merged" if rank else "all",
+    }
+    rows = [
+        f"| trained weights of `{name}/` | {trained[name]} |\n"
+        f"| loss of `{name}/` | {loss:.6f}, mean of the last steps |"
+        for name, loss in losses.items()
+    ]
+    return " ".join(learnt[name] for name in losses), "\n".join(rows)
 
 
 def base_in_words(origin: Mapping[str, Any], family: str) -> str:

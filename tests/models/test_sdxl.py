@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import (
+    AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
     EDMEulerScheduler,
@@ -361,6 +362,21 @@ def test_it_is_adapted(lora_rank: int, place: Path) -> None:
     other = after.text_encoder_2.state_dict(), before.text_encoder_2.state_dict()
     assert all(torch.equal(other[0][name], other[1][name]) for name in other[0])
     assert "# Stable Diffusion XL adapted to" in (ADAPTED_BASE / "README.md").read_text()
+
+
+def test_its_decoder_is_adapted(place: Path) -> None:
+    autoencoder = {"steps": 3, "batch_size": 4, "crop": 16}
+    params = settle(place, adapt_base={"autoencoder": autoencoder})
+    (place / ADAPTED_BASE).unlink()
+    adapt_base.main(params)
+    before, after = (load_file(f / "vae/diffusion_pytorch_model.safetensors")
+                     for f in (BASE, ADAPTED_BASE))  # fmt: skip
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    # diffusers loads it by the name of its own class.
+    assert AutoencoderKL.load_config(ADAPTED_BASE / "vae")["_class_name"] == "AutoencoderKL"
+    pipeline = StableDiffusionXLPipeline.from_pretrained(ADAPTED_BASE, add_watermarker=False)
+    assert isinstance(pipeline.vae, AutoencoderKL)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
