@@ -24,6 +24,7 @@ from aerialdreams.models.ign_segmenter import IgnSegmenter
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.params import Params
 from aerialdreams.training.adaptation import AdaptedUNet
+from aerialdreams.training.autoencoder import AdaptedAutoencoder
 from aerialdreams.training.controlnet import ControlledUNet
 from tests.projects import merge
 
@@ -42,8 +43,8 @@ def main() -> None:
     params = real_params(words.settings)
     hours = {name: flops / speed / 3600 for name, flops in stage_flops(params).items()}
     for name, value in hours.items():
-        print(f"{name:20} {value:8.2f} h")
-    print(f"{'all':20} {sum(hours.values()):8.2f} h")
+        print(f"{name:24} {value:8.2f} h")
+    print(f"{'all':24} {sum(hours.values()):8.2f} h")
     print(json.dumps({"units": "hours", "gpus": words.gpus, "hours": hours}))
 
 
@@ -71,6 +72,7 @@ def stage_flops(params: Params) -> dict[str, float]:
             attention_head_dim=(5, 10, 20, 20),
             use_linear_projection=True,
         ).requires_grad_(False)
+        vae.requires_grad_(False)
         segmenter = Segmenter(params.train_segmenter.channels, len(params.classes))
         judge = IgnSegmenter()
         conditioning = MaskConditioning("one_hot", tuple(params.classes))
@@ -94,6 +96,11 @@ def stage_flops(params: Params) -> dict[str, float]:
         learnt = count(lambda: segmenter(image).sum().backward())
         adapted = AdaptedUNet(unet, params.adapt_base.lora_rank, 0)
         adapt = encode + count(lambda: adapted(*inputs[:3]).sum().backward())
+        crop = params.adapt_base.autoencoder.crop or size
+        noise, autoencoder = torch.randn(1, 4, crop // 8, crop // 8), AdaptedAutoencoder(vae)
+        decoder = count(
+            lambda: autoencoder(image[..., :crop, :crop], noise, noise).sum().backward()
+        )
     stage, sampling = params.generate_validation, params.train_controlnet.sampling
     evaluations = sampling.steps * (2 if sampling.guidance > 1 else 1)
     masks = sum(min(PATCHES[s], stage.masks or PATCHES[s]) for s in ("validation", "test"))
@@ -101,6 +108,9 @@ def stage_flops(params: Params) -> dict[str, float]:
     images = masks + extra * (stage.samples - 1 + len(stage.styles))
     utility = params.evaluate_utility
     return {
+        "adapt-base, autoencoder": params.adapt_base.autoencoder.steps
+        * params.adapt_base.autoencoder.batch_size
+        * decoder,
         "adapt-base": params.adapt_base.steps * params.adapt_base.batch_size * adapt,
         "encode-latents": PATCHES["train"] * encode,
         "train-controlnet": params.train_controlnet.steps

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from aerialdreams.models.segmenter import Segmenter
 from aerialdreams.models.stable_diffusion import StableDiffusion
 from aerialdreams.params import Params
+from aerialdreams.training.autoencoder import AdaptedAutoencoder, reconstruction_loss
 from aerialdreams.training.batches import draw_noise, draw_vae_noise
 from aerialdreams.training.controlnet import per_sample_loss
 from aerialdreams.training.loss_curves import TimestepBins
@@ -19,7 +20,7 @@ from aerialdreams.training.losses import (
     prediction_target,
     segmentation_loss,
 )
-from tests.tiny import conditioning_of, new_model, tiny_stable_diffusion
+from tests.tiny import conditioning_of, new_model, tiny_sdxl, tiny_stable_diffusion
 
 # Operations for which torch has no deterministic implementation on CUDA, by the documentation of
 # torch.use_deterministic_algorithms: under strict determinism they raise. Backward operations are
@@ -128,7 +129,19 @@ def controlnet_step(params: Params, device: str, cached: bool = True) -> torch.T
     return losses.mean()
 
 
+def autoencoder_step(params: Params, device: str) -> torch.Tensor:
+    """The loss of an autoencoder of Stable Diffusion's kind, its first layer trained, too."""
+    base = tiny_sdxl(params, ["Aerial view."]).to(torch.device(device))
+    model = AdaptedAutoencoder(base.vae, first_layer=True)
+    shape = (2, *base.latent_shape(32))
+    noise, timesteps = draw_noise(0, 0, shape, base.num_train_timesteps)
+    image = torch.zeros((2, 32, 32, 3), dtype=torch.uint8)
+    batch = {"image": image, "noise": noise, "timesteps": timesteps, "vae_noise": noise}
+    return reconstruction_loss(model, base, batch, largest_noise=0.5).mean()
+
+
 STEPS: dict[str, Callable[..., torch.Tensor]] = {
+    "autoencoder": autoencoder_step,
     "segmenter": segmenter_step,
     "unet": unet_step,
     "controlnet": controlnet_step,
