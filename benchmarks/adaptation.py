@@ -45,6 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "decoder": {"noise": 0.6},
     "decoder, without noise": {"noise": 0.0},
     "adapted, and decoder": {"lora_rank": 0, "noise": 0.6},
+    "adapted, and decoder, without noise": {"lora_rank": 0, "noise": 0.0},
 }
 RATES = {0: 0.001, 16: 0.003}  # of the adaptation, by rank
 METRICS = ("miou_of_real", "frechet", "reconstructed_of_real", "psnr", "cpu_seconds")
