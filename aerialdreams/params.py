@@ -11,23 +11,25 @@ from aerialdreams.data.flair import CLASS_NAMES
 from aerialdreams.data.land_cover import LandCoverClass
 from aerialdreams.data.spec import FURTHER_BANDS, DatasetSpec, FurtherBands
 from aerialdreams.errors import UserError
-from aerialdreams.param_groups import (
-    AdaptBase,
-    BaseModelParams,
+from aerialdreams.param_groups.common import Group
+from aerialdreams.param_groups.data import (
     Captions,
     ComposeMasks,
     Compute,
     DatasetParams,
+    OsmMetadata,
+    PatchIndex,
+    RawPatches,
+    Runtime,
+)
+from aerialdreams.param_groups.models import (
+    AdaptBase,
+    BaseModelParams,
     EncodeLatents,
     EvaluateFid,
     EvaluateUtility,
     GenerateValidation,
-    Group,
-    OsmMetadata,
-    PatchIndex,
     Precision,
-    RawPatches,
-    Runtime,
     Tracking,
     TrainControlnet,
     TrainSegmenter,

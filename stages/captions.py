@@ -17,7 +17,7 @@ import pyarrow as pa
 from aerialdreams.data.caption_text import fill
 from aerialdreams.data.index import read_index
 from aerialdreams.errors import UserError
-from aerialdreams.param_groups import PLACE_LEVELS, Captions
+from aerialdreams.param_groups.data import PLACE_LEVELS, Captions
 from aerialdreams.params import Params
 from aerialdreams.paths import CAPTIONS, CAPTIONS_TABLE, OSM_METADATA, PERCENTAGES, ZONES_PAGE
 from aerialdreams.pipeline.stage import run_stage

@@ -50,7 +50,7 @@ from aerialdreams.generation.outputs import (
 )
 from aerialdreams.models.latent_diffusion import load_vae
 from aerialdreams.models.linear_autoencoder import LinearAutoencoder
-from aerialdreams.param_groups import GenerateValidation
+from aerialdreams.param_groups.models import GenerateValidation
 from aerialdreams.params import Params
 from aerialdreams.paths import (
     AGREEMENT,

@@ -53,7 +53,7 @@ from aerialdreams.models.controlnet import load_controlnet, with_finetuned_unet
 from aerialdreams.models.families import BaseModel, load_base
 from aerialdreams.models.model_info import ModelInfo
 from aerialdreams.models.sampling import Sampling
-from aerialdreams.param_groups import GenerateValidation
+from aerialdreams.param_groups.models import GenerateValidation
 from aerialdreams.params import Params
 from aerialdreams.paths import ADAPTED_BASE, COMPOSED, CONTROLNET, DATASET, GENERATED
 from aerialdreams.pipeline.distributed import start_processes

@@ -31,7 +31,7 @@ from aerialdreams.data.flair import METADATA, PATCH_FOLDERS, PATCH_NAME, PATCH_N
 from aerialdreams.data.metadata import CUT_METADATA, read_metadata
 from aerialdreams.data.pairs import RasterPair, match_files, read_pair_table
 from aerialdreams.errors import UserError
-from aerialdreams.param_groups import RawPatches
+from aerialdreams.param_groups.data import RawPatches
 from aerialdreams.params import Params
 from aerialdreams.paths import RAW
 from aerialdreams.pipeline.parallel import parallel_map

@@ -26,7 +26,7 @@ from aerialdreams.data.land_cover import class_ids
 from aerialdreams.data.spec import DatasetSpec
 from aerialdreams.models.ign_segmenter import WEIGHTS_FILE, IgnSegmenter
 from aerialdreams.models.segmenter import Segmenter
-from aerialdreams.param_groups import PublishedWeights
+from aerialdreams.param_groups.models import PublishedWeights
 from aerialdreams.params import Params
 from aerialdreams.paths import ALL_BANDS, IMAGES, INDEX, MASKS, SEGMENTER, SEGMENTER_LOSSES
 from aerialdreams.pipeline.identity import training_identity

@@ -1,0 +1,1 @@
+"""The groups of params.yaml, one model for each stage; `params.Params` has them all."""
