@@ -1,7 +1,8 @@
 """Makes the docs' pictures of the default run, with a label for each row.
 
-Usage: python docs/images/update.py [SHEET PICTURE], from the project's root, after `dvc repro`.
-With arguments: one column for each patch of another run's sheet, such as that of Dubai.
+Usage: python docs/images/update.py [bands | SHEET PICTURE], from the project's root, after
+`dvc repro`. `bands` makes the picture of a run with near infrared and height. With two arguments:
+one column for each patch of another run's sheet, such as that of Dubai.
 """
 
 import subprocess
@@ -40,6 +41,17 @@ def columns_of(sheet: Path, picture: Path) -> None:
     Image.fromarray(turned[:-GAP, :-GAP]).save(picture, optimize=True)
 
 
+def columns(sheet: Path) -> list[list[Picture]]:
+    """The images of a sheet: a list for each column."""
+    pixels = np.array(Image.open(sheet).convert("RGB"))
+    step = (pixels.shape[1] + GAP) // COLUMNS
+    side = step - GAP
+    return [
+        [pixels[top : top + side, left : left + side] for top in range(0, len(pixels), step)]
+        for left in range(0, COLUMNS * step, step)
+    ]
+
+
 def labelled(rows: dict[str, list[Picture]], path: Path) -> None:
     """Rows of images, each with its label on the left."""
     count = len(next(iter(rows.values())))
@@ -53,7 +65,10 @@ def labelled(rows: dict[str, list[Picture]], path: Path) -> None:
             method = Image.Resampling.NEAREST if label == "mask" else Image.Resampling.BICUBIC
             shown = Image.fromarray(image).resize((SIDE, SIDE), method)
             picture.paste(shown, (LABEL + column * step, row * step))
-    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    if path.suffix == ".jpg":
+        picture.save(path, quality=85)
+    else:
+        picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 def strip() -> Patch:
@@ -105,6 +120,18 @@ def paint(mask: Picture, prompt: str, seed: int) -> Picture:
         return np.array(Image.open(result).convert("RGB"))
 
 
+def bands() -> None:
+    """Rows of masks, and of real and generated images by what is shown of their bands."""
+    sheets = {
+        label: columns(Path(f"data/generated/validation{suffix}.png"))
+        for label, suffix in (("", ""), ("infrared", "_colour_infrared"), ("height", "_height"))
+    }
+    rows = {"mask": sheets[""][0][:4]}
+    for label, (_, real, generated) in sheets.items():
+        rows |= {f"{label}\nreal".strip(): real[:4], f"{label}\ngenerated".strip(): generated[:4]}
+    labelled(rows, FOLDER / "bands.jpg")
+
+
 def zone() -> None:
     """A whole zone as one image."""
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +153,9 @@ def zone() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if sys.argv[1:] == ["bands"]:
+        bands()
+    elif len(sys.argv) == 3:
         columns_of(*map(Path, sys.argv[1:]))
     else:
         variations(strip())

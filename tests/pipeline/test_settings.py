@@ -74,7 +74,7 @@ def test_wrong_settings_leave_params_alone(project: Path, text: str, message: st
         settings.apply_settings(["mine"])
     assert (project / "params.yaml").read_text() == before
     with pytest.raises(
-        UserError, match=r"settings/nowhere\.yaml: not found; available: adapted, default, dubai"
+        UserError, match=r"settings/nowhere\.yaml: not found; available: adapted, bands, default"
     ):
         settings.apply_settings(["nowhere"])
 
