@@ -1,4 +1,4 @@
-"""The settings of the real thing on stand-ins: `flair sd21 adapted gpu`, `flair sdxl adapted gpu`.
+"""The settings of the real thing on stand-ins: `flair sd21 adapted gpu`, and with `sdxl`, `bands`.
 
 Every stage runs at 512 and 1024 pixels. Tiles in FLAIR's layout, a base model in Stable Diffusion
 2.1's or SDXL's layout with narrow networks, and a segmenter checkpoint in IGN's layout with random
@@ -32,13 +32,20 @@ def write_segmenter(path: Path) -> str:
 SIZES = {"sd21": 512, "sdxl": 1024}  # pixels
 
 
-@pytest.mark.parametrize("name", ["sd21", pytest.param("sdxl", marks=pytest.mark.large)])
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("sd21", []),
+        pytest.param("sdxl", [], marks=pytest.mark.large),
+        pytest.param("sd21", ["bands"], marks=pytest.mark.large),
+    ],
+)
 def test_real_settings_run_on_stand_ins(
-    name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, further: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "project"
     git_clone(ROOT, project)
-    done = run(project, "aerialdreams", "settings", "flair", name, "adapted", "gpu")
+    done = run(project, "aerialdreams", "settings", "flair", name, "adapted", *further, "gpu")
     assert done.returncode == 0, done.stderr
     inputs = project / "data/external"
     params = load_params(ROOT / "params.yaml")
@@ -62,7 +69,12 @@ def test_real_settings_run_on_stand_ins(
                     "sha256": write_segmenter(inputs / "segmenter.pth"),
                 },
             },
-            "adapt_base": {"steps": 2, "batch_size": 2, "gradient_accumulation": 2},
+            "adapt_base": {
+                "steps": 2,
+                "batch_size": 2,
+                "gradient_accumulation": 2,
+                "autoencoder": {"steps": 2 * len(further), "batch_size": 2},
+            },
             "encode_latents": {"batch_size": 1, "validation_patches": 1},
             "train_controlnet": {
                 "steps": 2,
@@ -90,6 +102,7 @@ def test_real_settings_run_on_stand_ins(
     image = next((project / "data/generated/test/generated").glob("*.tif"))
     with rasterio.open(image) as opened:
         assert opened.shape == (SIZES[name], SIZES[name])
+        assert opened.count == (5 if further else 3)
         assert opened.res == (102.4 / SIZES[name], 102.4 / SIZES[name])
     # What was cut is speed and number alone.
     cut = params_of(project)
