@@ -7,10 +7,12 @@ Writes  models/segmenter/; with further bands, models/segmenter/all_bands/, a se
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aerialdreams.data.images import (
@@ -41,52 +43,73 @@ from aerialdreams.util.progress import progress
 from aerialdreams.util.scratch import work_folder
 from aerialdreams.util.torch_setup import configure_torch
 
+COLOURS = "colours"  # folder of the judge's checkpoints
+
 
 def main(params: Params) -> str:
     stage, further = params.train_segmenter, params.further_bands.names
-    device = configure_torch(params.compute.threads, params.compute.deterministic)
-    decisive = stage.model_dump(mode="json") | {
+    bands: dict[str, tuple[str, ...]] = {}  # that a judge sees beside red, green and blue
+    if stage.source == "trained":
+        bands[COLOURS] = ()
+    if further:
+        bands[ALL_BANDS] = further
+    unfinished = (
+        work_folder(scratch_dir(), "train-segmenter", identity_of(params))
+        if bands
+        else nullcontext()
+    )
+    judge: Segmenter | IgnSegmenter
+    with unfinished as work:
+        trained = train(bands, work, params) if work else {}
+        if stage.source == "ign":
+            judge, text, curve = load_ign(stage.ign), IGN_CARD, []
+            summary = f"IGN's U-Net{size_of(judge)}, sha256 {stage.ign.sha256[:12]}, is the judge"
+        else:
+            judge, losses, count = trained[COLOURS]
+            text, curve = card(params.dataset_spec), losses.means()
+            summary = (
+                f"U-Net{size_of(judge)} trained for {stage.steps} steps on {count} patches, loss"
+                f" {curve[-1][1]:.3f}"
+            )
+        with atomic_folder(SEGMENTER) as folder:
+            judge.save(folder)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            if further:
+                (folder / ALL_BANDS).mkdir()
+                trained[ALL_BANDS].model.save(folder / ALL_BANDS)
+        write_curve(SEGMENTER_LOSSES, curve)
+    return summary + (f"; a second one for all {len(params.bands)} bands" if further else "")
+
+
+class Trained(NamedTuple):
+    """A judge that was trained here, its losses, and how many patches it was trained on."""
+
+    model: Segmenter
+    losses: LossCurve
+    patches: int
+
+
+def identity_of(params: Params) -> dict[str, Any]:
+    """What decides the weights: checkpoints are only continued with the same."""
+    decisive = params.train_segmenter.model_dump(mode="json", exclude={"source", "ign"}) | {
         "image_size": params.image_size,
         "classes": class_ids(params.classes),
         "bands": params.bands,
     }
     rooms = ("data", "models", "training")
-    identity = training_identity(decisive, [INDEX, IMAGES, MASKS], [__file__], rooms)
-    judge: Segmenter | IgnSegmenter
-    with work_folder(scratch_dir(), "train-segmenter", identity) as work:
-        if stage.source == "ign":
-            judge, text, curve = load_ign(stage.ign), IGN_CARD, []
-            summary = f"IGN's U-Net{size_of(judge)}, sha256 {stage.ign.sha256[:12]}, is the judge"
-        else:
-            judge, losses = train((), work / "colours", params, device)
-            text, curve = card(params.dataset_spec), losses.means()
-            summary = (
-                f"U-Net{size_of(judge)} trained for {stage.steps} steps on"
-                f" {len(TrainPatches(params.image_size))} patches, loss {curve[-1][1]:.3f}"
-            )
-        with_all_bands = train(further, work / ALL_BANDS, params, device) if further else None
-        with atomic_folder(SEGMENTER) as folder:
-            judge.save(folder)
-            (folder / "README.md").write_text(text, encoding="utf-8")
-            if with_all_bands:
-                (folder / ALL_BANDS).mkdir()
-                with_all_bands[0].save(folder / ALL_BANDS)
-        write_curve(SEGMENTER_LOSSES, curve)
-    return summary + (f"; a second one for all {len(params.bands)} bands" if further else "")
+    return training_identity(decisive, [INDEX, IMAGES, MASKS], [__file__], rooms)
 
 
-def train(
-    further: tuple[str, ...], folder: Path, params: Params, device: torch.device
-) -> tuple[Segmenter, LossCurve]:
-    """Train a judge, or resume from its checkpoint.
+def train(bands: dict[str, tuple[str, ...]], work: Path, params: Params) -> dict[str, Trained]:
+    """Train judges, or resume from their checkpoints.
 
     Args:
-        further: bands that it sees beside red, green and blue.
-        folder: where its checkpoints are kept.
+        bands: what each judge sees beside red, green and blue, by the judge's name.
+        work: folder of their checkpoints.
         params: all params.
-        device: where to train.
     """
-    stage, patches = params.train_segmenter, TrainPatches(params.image_size, further)
+    stage, patches = params.train_segmenter, TrainPatches(params.image_size)
+    device = configure_torch(params.compute.threads, params.compute.deterministic)
     settings = SegmenterSettings(
         seed=stage.seed,
         channels=stage.channels,
@@ -94,19 +117,24 @@ def train(
         steps=stage.steps,
         batch_size=stage.batch_size,
         learning_rate=stage.learning_rate,
-        bands=3 + len(further),
     )
-    folder.mkdir(exist_ok=True)
     masks = progress(patches.masks(), "masks counted", "masks", len(patches))
-    return train_segmenter(
-        patches,
-        class_weights(masks, settings.class_ids),
-        settings,
-        folder,
-        params.runtime.checkpoint_every,
-        params.runtime.loaders,
-        device,
-    )
+    weights = class_weights(masks, settings.class_ids)
+    judges = {}
+    for name, further in bands.items():
+        folder = work / name
+        folder.mkdir(exist_ok=True)
+        model, losses = train_segmenter(
+            TrainPatches(params.image_size, further),
+            weights,
+            replace(settings, bands=3 + len(further)),
+            folder,
+            params.runtime.checkpoint_every,
+            params.runtime.loaders,
+            device,
+        )
+        judges[name] = Trained(model, losses, len(patches))
+    return judges
 
 
 def size_of(judge: Segmenter | IgnSegmenter) -> str:

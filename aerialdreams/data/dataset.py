@@ -211,15 +211,6 @@ def patch_names(split: str, folder: Path = DATASET) -> list[str]:
     ]
 
 
-def further_bands(folder: Path = DATASET) -> list[str]:
-    """Names of the bands that a dataset has beside red, green and blue; their columns."""
-    return _further_bands(pq.ParquetFile(shard_paths(splits_of(folder)[0], folder)[0]))
-
-
-def _further_bands(file: pq.ParquetFile) -> list[str]:
-    return [name for name in FURTHER_BANDS if name in file.schema_arrow.names]
-
-
 def median_pixel_size(folder: Path = DATASET) -> float:
     """The median size of the train split's pixels on the ground, metres."""
     sizes = [
@@ -263,7 +254,8 @@ def _read_rows(
     try:
         file = pq.ParquetFile(path)
         if columns is None:
-            columns = [*COLUMNS, *_further_bands(file)]
+            names = file.schema_arrow.names
+            columns = [*COLUMNS, *(name for name in FURTHER_BANDS if name in names)]
         first = 0
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows

@@ -147,9 +147,22 @@ def resize_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """
     shrinks = size <= image.shape[0]
     resampling = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    return resize_bands(image, (size, size), resampling)
+
+
+def resize_bands(
+    image: NDArray[np.uint8], shape: tuple[int, int], resampling: Image.Resampling
+) -> NDArray[np.uint8]:
+    """Resize an image of three or more bands.
+
+    Args:
+        image: RGB and any further bands, 0 to 255, (height, width, bands).
+        shape: new height and width, pixels.
+        resampling: Pillow's method.
+    """
     # Pillow has no images of five bands.
     parts = [image[..., :3], *np.moveaxis(image[..., 3:], -1, 0)]
-    resized = [Image.fromarray(part).resize((size, size), resampling) for part in parts]
+    resized = [Image.fromarray(part).resize(shape[::-1], resampling) for part in parts]
     return np.dstack([np.asarray(part) for part in resized])
 
 

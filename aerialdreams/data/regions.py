@@ -17,6 +17,7 @@ from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
 from aerialdreams.data.georeference import GeoReference
+from aerialdreams.data.images import resize_bands
 from aerialdreams.data.mask_files import GDAL_OPTIONS, VECTORS, georeference_of
 from aerialdreams.data.tiles import gdal_message
 from aerialdreams.data.vectors import warp_geometries
@@ -66,11 +67,7 @@ def read_photograph(
         raise UserError(f"{path}: {problem}") from None
     if image.shape[:2] == shape:
         return np.ascontiguousarray(image)
-    resized = [
-        Image.fromarray(band).resize(shape[::-1], Image.Resampling.BOX)
-        for band in np.moveaxis(image, -1, 0)
-    ]
-    return np.dstack([np.asarray(band) for band in resized])
+    return resize_bands(image, shape, Image.Resampling.BOX)
 
 
 def _warped(

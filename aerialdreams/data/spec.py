@@ -22,7 +22,7 @@ class FurtherBands(NamedTuple):
     """
 
     names: tuple[FurtherBand, ...] = ()
-    height_metres: tuple[float, float] = (0, 51)
+    height_metres: tuple[float, float] = (0, 255)
 
 
 RGB_ONLY = FurtherBands()

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from aerialdreams.data.land_cover import IGNORED, class_positions
 from aerialdreams.data.spec import FurtherBands
+from aerialdreams.evaluation.spectra import COMMON, NONE_COMMON
 
 BINS = 256
-COMMON = 0.01  # share of the pixels from which a class enters the means
 
 BandSums = dict[str, NDArray[np.float64]]  # see `band_sums`
 
@@ -135,9 +135,5 @@ def band_report(
         ]
         for key in ("distance", "difference") if same_masks else ("distance",):
             values = [by_class[name][key] for name in common]
-            report[f"{quantity}_{key}"] = (
-                float(np.mean(values))
-                if values
-                else "not computed: no class covers 1 % of both image sets"
-            )
+            report[f"{quantity}_{key}"] = float(np.mean(values)) if values else NONE_COMMON
     return report

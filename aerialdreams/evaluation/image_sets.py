@@ -150,11 +150,8 @@ def evaluate(
     resamples = {}
     for source in ("real", *EVALUATED_SETS):
         matrices = np.stack(sets[source].matrices)
-        resamples[source] = agreement_resamples(matrices)
-        report[source] = {"n": len(matrices)} | agreement(matrices.sum(0), class_names)
-        report[source] |= {
-            f"{key}_95": interval(values) for key, values in resamples[source].items()
-        }
+        scores, resamples[source] = judged(matrices, class_names)
+        report[source] = {"n": len(matrices)} | scores
         report[source] |= mean_of("class_share_error", share_errors(matrices))
         report[source] |= boundary_agreement(np.stack(sets[source].boundaries))
         report[source] |= calibration(np.stack(sets[source].confidences))
@@ -204,21 +201,33 @@ def evaluate_bands(
         but the real images also what `bands.band_report` gives.
     """
     report: dict[str, dict[str, Any]] = {}
-    real, resamples = sets["real"], {}
+    real, resamples = sets["real"].summed_bands(), {}
     for source in ("real", *EVALUATED_SETS):
         matrices = np.stack(sets[source].all_band_matrices)
-        scores = agreement(matrices.sum(0), class_names)
-        resamples[source] = agreement_resamples(matrices)
-        scores |= {f"{key}_95": interval(values) for key, values in resamples[source].items()}
+        scores, resamples[source] = judged(matrices, class_names)
         report[source] = {"all_bands": scores}
         if source != "real":
             mious = scores["miou"], report["real"]["all_bands"]["miou"]
             scores |= miou_of_real(*mious, resamples[source]["miou"], resamples["real"]["miou"])
-            own, others = sets[source].summed_bands(), real.summed_bands()
-            report[source] |= band_report(own, others, class_names, further, same_masks=True)
-    floor, others = sets["floor"].summed_bands(), real.summed_bands()
-    report["floor"] = band_report(floor, others, class_names, further, same_masks=False)
+            own = sets[source].summed_bands()
+            report[source] |= band_report(own, real, class_names, further, same_masks=True)
+    floor = sets["floor"].summed_bands()
+    report["floor"] = band_report(floor, real, class_names, further, same_masks=False)
     return report
+
+
+def judged(
+    matrices: NDArray[np.int64], class_names: list[str]
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    """Agreement of a judge's predictions with the masks, with its intervals; and its resamples.
+
+    Args:
+        matrices: a confusion matrix per image, (images, classes, classes).
+        class_names: of the classes, in the order of their ids.
+    """
+    resamples = agreement_resamples(matrices)
+    intervals = {f"{key}_95": interval(values) for key, values in resamples.items()}
+    return agreement(matrices.sum(0), class_names) | intervals, resamples
 
 
 def mean_of(name: str, values: NDArray[np.float64]) -> dict[str, Any]:

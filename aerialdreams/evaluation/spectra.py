@@ -17,6 +17,7 @@ OCTAVES = 4  # wavelengths of 2 to 4, 4 to 8, 8 to 16 and 16 to 32 pixels
 MARGIN = 16  # pixels by which images are mirrored at their borders
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 COMMON = 0.01  # share of the pixels from which a class enters the mean
+NONE_COMMON = "not computed: no class covers 1 % of both image sets"
 TOLERANCE = 0.2  # "within a fifth"
 
 Power = NDArray[np.float64]  # (images, 2, OCTAVES, classes): sum of power, number of positions
@@ -93,8 +94,7 @@ def spectrum(power: Power, real: Power, names: list[str], same_masks: bool) -> d
         }
     }
     if not common.any():
-        note = "not computed: no class covers 1 % of both image sets"
-        return report | {"spectrum_error": note, "spectrum_within_fifth": note}
+        return report | {"spectrum_error": NONE_COMMON, "spectrum_within_fifth": NONE_COMMON}
     errors = np.abs(ratios[:, common] - 1)
     resampled = _resampled_ratios(power, real, same_masks)[:, :, common]
     resampled_errors: Values = np.nanmean(np.abs(resampled - 1), (1, 2))

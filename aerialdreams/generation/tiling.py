@@ -8,9 +8,7 @@ from torch import Tensor
 from aerialdreams.util.batched import batched
 
 Corner = tuple[int, int]  # row and column of a tile's upper left latent pixel
-MIN_WEIGHT = (
-    1e-3  # of a tile's first and last rows and columns: at the image's edge there is no other
-)
+MIN_WEIGHT = 1e-3  # of a tile at its edge, so that no weight is zero at the image's edge
 
 
 def tile_corners(height: int, width: int, size: int) -> list[Corner]:

@@ -1,7 +1,7 @@
 """What all families of base models share: autoencoder, UNet, noise schedule, CLIP tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -53,8 +53,7 @@ class LatentDiffusion(ABC):
     @property
     def image_bands(self) -> int:
         """Bands of the images that the autoencoder takes and gives."""
-        config = self.vae.config
-        return int(config.get("in_channels") or config["block_out_channels"][0])
+        return bands_of(self.vae.config)
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """Shape (channels, height, width) of the latents of a square image."""
@@ -81,6 +80,11 @@ class LatentDiffusion(ABC):
             f"its scheduler's prediction_type is {prediction!r}": prediction not in PREDICTIONS,
         }
         return [reason for reason, fails in reasons.items() if fails]
+
+
+def bands_of(config: Mapping[str, Any]) -> int:
+    """Bands of the images of an autoencoder, by its config; of a linear one its first width."""
+    return int(config.get("in_channels") or config["block_out_channels"][0])
 
 
 class UpcastAutoencoder(AutoencoderKL):

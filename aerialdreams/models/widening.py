@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from aerialdreams.errors import UserError
-from aerialdreams.models.latent_diffusion import naming
+from aerialdreams.models.latent_diffusion import bands_of, naming
 
 
 def widen(vae: AutoencoderKL, bands: int) -> AutoencoderKL:
@@ -55,8 +55,7 @@ def needs_widening(folder: Path, bands: int) -> bool:
     """
     with naming(folder):
         config = AutoencoderKL.load_config(folder / "vae")
-    linear = config["_class_name"] == "LinearAutoencoder"
-    present = config["block_out_channels"][0] if linear else config.get("in_channels", 3)
+    linear, present = config["_class_name"] == "LinearAutoencoder", bands_of(config)
     if present > bands or (linear and present < bands):
         raise UserError(
             f"{folder}: its autoencoder is for images of {present} bands, and bands in params.yaml"

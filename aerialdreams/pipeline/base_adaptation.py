@@ -130,7 +130,7 @@ class Adaptation(ABC):
 
     @abstractmethod
     def pictures(self, patches: Split) -> NDArray[np.uint8]:
-        """What the network makes of some patches, RGB, (patches, size, size, 3)."""
+        """What the network makes of some patches, (patches, size, size, bands)."""
 
     def metrics(self) -> dict[str, float]:
         """Further metrics since the last call, by name."""

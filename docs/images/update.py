@@ -32,13 +32,15 @@ Picture = NDArray[np.uint8]
 
 def columns_of(sheet: Path, picture: Path) -> None:
     """A sheet with one column for each patch instead of one row."""
-    pixels = np.array(Image.open(sheet))
-    step = (pixels.shape[1] + GAP) // COLUMNS
-    rows = (pixels.shape[0] + GAP) // step
-    padded = np.pad(pixels, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
-    tiles = padded.reshape(rows, step, COLUMNS, step, 3)
-    turned = tiles.transpose(2, 1, 0, 3, 4).reshape(COLUMNS * step, rows * step, 3)
-    Image.fromarray(turned[:-GAP, :-GAP]).save(picture, optimize=True)
+    parts = columns(sheet)
+    step = len(parts[0][0]) + GAP
+    height, width = len(parts) * step - GAP, len(parts[0]) * step - GAP
+    turned = np.full((height, width, 3), 255, np.uint8)
+    for row, images in enumerate(parts):
+        for column, image in enumerate(images):
+            top, left = row * step, column * step
+            turned[top : top + len(image), left : left + len(image)] = image
+    Image.fromarray(turned).save(picture, optimize=True)
 
 
 def columns(sheet: Path) -> list[list[Picture]]:

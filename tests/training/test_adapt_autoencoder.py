@@ -20,7 +20,7 @@ from aerialdreams.paths import ADAPTATION_LOSSES, ADAPTED_BASE, AUTOENCODER_LOSS
 from aerialdreams.pipeline.adapted_base_card import base_in_words
 from stages import adapt_base
 from tests.training.test_adapt_base import UNET, adapt, adaptable, hashes
-from tests.training.test_train_controlnet import curve, finish, prepare, settle, start, wait_for
+from tests.training.test_train_controlnet import curve, finish, kill, prepare, settle
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
@@ -105,22 +105,8 @@ def test_killed_in_each_training_it_ends_with_the_same_bytes(
         autoencoder = learning(40, crop=16)
         settle(folder, adapt_base={"steps": 24, **recipe, "autoencoder": autoencoder})
     undisturbed = finish(whole, "adapt_base", ADAPTED_BASE)
-    states = killed / "scratch"
     for network, how in (("vae", signal.SIGKILL), ("unet", signal.SIGTERM)):
-        process = start(killed, "adapt_base")
-        before = {path: path.stat().st_mtime_ns for path in states.rglob("*.pt")}
-        wait_for(
-            lambda network=network, before=before: any(  # type: ignore[misc]
-                before.get(path) != path.stat().st_mtime_ns
-                for path in states.rglob(f"{network}.pt")
-            ),
-            process,
-        )
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-        if how == signal.SIGTERM:
-            assert process.returncode == 3, errors
-        assert not (killed / ADAPTED_BASE).exists()
+        kill(killed, how, "adapt_base", ADAPTED_BASE, f"{network}.pt")
     assert finish(killed, "adapt_base", ADAPTED_BASE) == undisturbed
     for path in (AUTOENCODER_LOSSES, ADAPTATION_LOSSES):
         assert (killed / path).read_text() == (whole / path).read_text()

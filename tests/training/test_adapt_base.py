@@ -33,6 +33,7 @@ from stages import adapt_base, encode_latents, train_controlnet
 from tests.training.test_train_controlnet import (
     curve,
     finish,
+    kill,
     new_place,
     prepare,
     settle,
@@ -233,20 +234,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
         settle(folder, adapt_base=EVERYTHING | {"lora_rank": lora_rank})
     undisturbed = finish(whole, "adapt_base", ADAPTED_BASE)
     for how in (signal.SIGKILL, signal.SIGTERM):
-        process = start(killed, "adapt_base")
-        states = killed / "scratch"
-        before = {path: path.stat().st_mtime_ns for path in states.rglob("*.pt")}
-        wait_for(
-            lambda states=states, before=before: any(  # type: ignore[misc]
-                before.get(path) != path.stat().st_mtime_ns for path in states.rglob("*.pt")
-            ),
-            process,
-        )
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-        if how == signal.SIGTERM:
-            assert process.returncode == 3, errors
-        assert not (killed / ADAPTED_BASE).exists()
+        kill(killed, how, "adapt_base", ADAPTED_BASE)
     assert finish(killed, "adapt_base", ADAPTED_BASE) == undisturbed
     assert (killed / ADAPTATION_LOSSES).read_text() == (whole / ADAPTATION_LOSSES).read_text()
     assert curve(killed) == curve(whole)

@@ -204,6 +204,30 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def kill(
+    folder: Path,
+    how: signal.Signals,
+    stage: str,
+    output: Path,
+    states: str = "*.pt",
+    later: float = 0,
+) -> None:
+    """Start a stage, and kill it some seconds after it has saved a state; it leaves no output."""
+    process, scratch = start(folder, stage), folder / "scratch"
+    before = {path: path.stat().st_mtime_ns for path in scratch.rglob("*.pt")}
+    wait_for(
+        lambda: any(before.get(path) != path.stat().st_mtime_ns for path in scratch.rglob(states)),
+        process,
+    )
+    time.sleep(later)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    if how == signal.SIGTERM:
+        assert process.returncode == 3, errors
+        assert "resumes from what was saved" in errors
+    assert not (folder / output).exists()
+
+
 EVERYTHING = {
     "augment": True,
     "ema_decay": 0.9,
@@ -220,23 +244,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(prepared: Path, tmp_path: P
         settle(folder, **EVERYTHING)
     undisturbed = finish(whole)
     draw = random.Random(0)
-    for number, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
-        process = start(killed)
-        states = killed / "scratch"
-        before = {path: path.stat().st_mtime_ns for path in states.rglob("*.pt")}
-        wait_for(
-            lambda states=states, before=before: any(  # type: ignore[misc]
-                before.get(path) != path.stat().st_mtime_ns for path in states.rglob("*.pt")
-            ),
-            process,
-        )
-        time.sleep(draw.uniform(0, 0.3))
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-        if how == signal.SIGTERM:
-            assert process.returncode == 3, errors
-            assert "resumes from what was saved" in errors
-        assert not (killed / CONTROLNET).exists(), number
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        kill(killed, how, "train_controlnet", CONTROLNET, later=draw.uniform(0, 0.3))
     assert finish(killed) == undisturbed
     for name in ("controlnet.csv", "controlnet_validation.csv"):
         assert (killed / "metrics" / name).read_text() == (whole / "metrics" / name).read_text()
